@@ -1,0 +1,46 @@
+# `make demo` and `make test` need git, make and a python3 with venv; everything else they install into .venv, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n 2
+
+.PHONY: help demo test test-all check format clean
+help:
+	@echo "make demo      every experiment at small size, one table, results/tour/index.html (about 3 minutes)"
+	@echo "make test      the tests (under 6 minutes on 2 cores)"
+	@echo "make test-all  the tests and the slow ones"
+	@echo "make check     ruff and pyright"
+	@echo "make format    rewrite the sources in ruff's format"
+	@echo "make clean     remove .venv and results"
+
+# The stamps make a second call skip the installation until a requirement changes.
+$(VENV)/.installed-test: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed-test
+	$(BIN)/python -m experiments.tour
+
+test: $(VENV)/.installed-test
+	$(PYTEST)
+
+test-all: $(VENV)/.installed-test
+	$(PYTEST) -m 'slow or not slow'
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) results

@@ -1,0 +1,62 @@
+"""The Bellman equations, one function each.
+
+    expected reward       E_π[R_{t+1} | s] = Σ_a π(a|s) R(s, a)
+    action values         q(s, a)  = R(s, a) + γ Σ_s' p(s'|s, a) v(s')            = Σ_{s',r} p(s',r|s,a) [r + γ v(s')]
+    state values          v(s)     = Σ_a π(a|s) q(s, a)
+    expectation           T_π v(s) = Σ_a π(a|s) Σ_{s',r} p(s', r|s, a) [r + γ v(s')]
+    optimality            T v(s)   = max_a Σ_{s',r} p(s', r|s, a) [r + γ v(s')]
+    greedy policy         π'(s)    = argmax_a Σ_{s',r} p(s', r|s, a) [r + γ v(s')]
+
+v_π is the fixed point of T_π and v_* that of T. Both operators are monotone, and contract by γ in the sup norm.
+A forbidden action is worth -inf. Source: Sutton and Barto (2018), chapters 3 and 4.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dp import transitions
+from dp.mdp import MDP, MRP, Policy, induce
+
+
+def expected_reward(mdp: MDP, policy: Policy) -> Float[Array, " S"]:
+    """`E_π[R_{t+1} | S_t = s] = Σ_a π(a|s) Σ_{s',r} r p(s', r|s, a)`, shape [S]."""
+    return induce(mdp, policy).r
+
+
+def action_values(mdp: MDP, v: Float[Array, " T"]) -> Float[Array, "*S A"]:
+    """`q(s, a) = R(s, a) + γ Σ_s' p(s'|s, a) v(s')`, shape [S, A]; -inf where the mask forbids the action."""
+    q = mdp.R + mdp.gamma * transitions.apply(mdp.P, v)
+    return q if mdp.mask is None else jnp.where(mdp.mask, q, -jnp.inf)
+
+
+def state_values(q: Float[Array, "S A"], policy: Policy) -> Float[Array, " S"]:
+    """`v(s) = Σ_a π(a|s) q(s, a)`, shape [S]. An action of probability 0 counts nothing, forbidden or not."""
+    if policy.ndim == 1:
+        return jnp.take_along_axis(q, policy[:, None], axis=1)[:, 0]
+    never = (policy == 0) & jnp.isneginf(q)
+    return jnp.sum(policy * jnp.where(never, 0.0, q), axis=1)
+
+
+def expectation(mdp: MDP, policy: Policy, v: Float[Array, " S"]) -> Float[Array, " S"]:
+    """`T_π v(s) = Σ_a π(a|s) Σ_{s',r} p(s', r|s, a) [r + γ v(s')]`: the Bellman expectation operator, shape [S]."""
+    return state_values(action_values(mdp, v), policy)
+
+
+def optimality(mdp: MDP, v: Float[Array, " T"]) -> Float[Array, "*S"]:
+    """`T v(s) = max_a Σ_{s',r} p(s', r|s, a) [r + γ v(s')]`: the Bellman optimality operator, shape [S]."""
+    return jnp.max(action_values(mdp, v), axis=-1)
+
+
+def greedy(mdp: MDP, v: Float[Array, " S"]) -> Int[Array, " S"]:
+    """`π(s) = argmax_a Σ_{s',r} p(s', r|s, a) [r + γ v(s')]`, shape [S]; of equally good actions, the first."""
+    return jnp.argmax(action_values(mdp, v), axis=1)
+
+
+def improve(q: Float[Array, "S A"], policy: Int[Array, " S"]) -> Int[Array, " S"]:
+    """`π'(s) = argmax_a q(s, a)`, but π(s) where it attains the maximum: a policy cannot cycle among ties."""
+    return jnp.where(state_values(q, policy) == jnp.max(q, axis=1), policy, jnp.argmax(q, axis=1))
+
+
+def sweep(mrp: MRP, v: Float[Array, " S"]) -> Float[Array, " S"]:
+    """`T_π v(s) = r_π(s) + γ Σ_s' p_π(s'|s) v(s')`: the expectation operator on the chain of π, shape [S]."""
+    return mrp.r + mrp.gamma * transitions.apply(mrp.P, v)

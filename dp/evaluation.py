@@ -1,0 +1,96 @@
+"""Policy evaluation: the value `v_π = (I - γ P_π)^{-1} r_π` of a given policy, by a direct solve or by sweeps."""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
+
+from dp import bellman
+from dp.bounds import enclose, modulus_of_chain
+from dp.fixed_point import Backup, Solution, conclude, tolerance, until_certified
+from dp.mdp import MDP, MRP, Policy, induce, require_discount
+
+
+def direct(mrp: MRP) -> Float[Array, " S"]:
+    """Solve `(I - γ P) v = r` by LU factorisation: O(S³) work, O(S²) memory. Shape [S]."""
+    eye = jnp.eye(mrp.r.shape[0], dtype=mrp.r.dtype)
+    return jnp.linalg.solve(eye - mrp.gamma * mrp.P, mrp.r)
+
+
+def partial_evaluation(mrp: MRP, v: Float[Array, " S"], num: int | Int[Array, ""]) -> Float[Array, " S"]:
+    """`T_π^num v`: truncated policy evaluation, `num` synchronous sweeps. Shape [S]."""
+    return jax.lax.fori_loop(0, num, lambda _, v: bellman.sweep(mrp, v), v)
+
+
+def evaluate(
+    mdp: MDP,
+    policy: Policy,
+    v0: Float[Array, " S"] | None = None,
+    *,
+    method: Literal["direct", "sweeps"] = "direct",
+    tol: float | None = None,
+    max_iters: int = 1_000_000,
+) -> Solution:
+    """Find `v_π`, the solution of `v(s) = Σ_a π(a|s) Σ_{s',r} p(s',r|s,a) [r + γ v(s')]`, and enclose it.
+
+    policy: int [S] or row-stochastic float [S, A]. v0: [S], where sweeps start (default 0).
+    method: "direct" (LU) or "sweeps" (`v <- T_π v`), the latter until `max(upper - lower) <= tol` or `max_iters`.
+    tol: absolute, in units of reward; None means 1e-6 in float64 and 1e-3 in float32.
+    Returns a Solution whose bounds enclose v_π. Raises ValueError for gamma = 1, tol <= 0 and impossible policies.
+    Source: Sutton and Barto (2018), section 4.1; bounds from `dp.bounds`.
+    """
+    require_discount(mdp.gamma, "evaluate")
+    if method not in ("direct", "sweeps"):
+        raise ValueError(f'method must be "direct" or "sweeps", got {method!r}')
+    require_policy(mdp, policy)
+    return _evaluate(mdp, policy, v0, tolerance(tol, mdp.R.dtype), max_iters, method=method)
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def _evaluate(mdp: MDP, policy: Policy, v0, tol, max_iters, *, method: str) -> Solution:
+    chain = induce(mdp, policy)
+    modulus = modulus_of_chain(mdp, policy, chain)
+
+    def back_up(v: Float[Array, " S"], policy: Policy) -> Backup:
+        Tv = bellman.sweep(chain, v)
+        return Backup(v, Tv, policy, enclose(v, Tv, modulus))
+
+    if method == "direct":
+        return conclude(mdp, back_up(direct(chain), policy), jnp.asarray(1), tol)
+    start = back_up(start_values(mdp, v0), policy)
+    end, iterations = until_certified(lambda k, b: b.Tv, back_up, start, tol=tol, max_iters=max_iters)
+    return conclude(mdp, end, iterations, tol)
+
+
+def start_values(mdp: MDP, v0: Float[Array, " S"] | None) -> Float[Array, " S"]:
+    """Return v0 in the dtype of the MDP, or zeros."""
+    return jnp.zeros_like(mdp.R[:, 0]) if v0 is None else jnp.asarray(v0, mdp.R.dtype)
+
+
+def require_policy(mdp: MDP, policy: Policy) -> None:
+    """Raise ValueError, naming the state, for a policy that is not one; a traced policy has only its shape checked."""
+    S, A = mdp.R.shape
+    if policy.shape not in ((S,), (S, A)):
+        raise ValueError(f"policy must have shape {[S]} or {[S, A]}, got {list(policy.shape)}")
+    if policy.ndim == 1 and not jnp.issubdtype(policy.dtype, jnp.integer):
+        raise ValueError(f"a policy of shape {[S]} holds actions and must be of integers, got {policy.dtype}")
+    if isinstance(policy, Tracer) or isinstance(mdp.mask, Tracer):
+        return
+    pi = np.asarray(policy)
+    if pi.ndim == 1:
+        if ((pi < 0) | (pi >= A)).any():
+            s = int(np.argmax((pi < 0) | (pi >= A)))
+            raise ValueError(f"policy[{s}] = {pi[s]} is not an action: there are {A}")
+        pi = np.eye(A)[pi]
+    rows = pi.sum(1)
+    wrong = ~(np.abs(rows - 1) <= max(1e-8, 100 * float(jnp.finfo(pi.dtype).eps))) | ~(pi >= 0).all(1)
+    if wrong.any():
+        s = int(np.argmax(wrong))
+        raise ValueError(f"policy[{s}] = {pi[s]} is not a distribution over actions: it sums to {rows[s]:.10g}")
+    if mdp.mask is not None and (pi[~np.asarray(mdp.mask)] > 0).any():
+        s, a = np.argwhere((pi > 0) & ~np.asarray(mdp.mask))[0]
+        raise ValueError(f"policy takes action {a} in state {s}, which the mask forbids")

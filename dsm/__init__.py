@@ -1,0 +1,30 @@
+"""Score-based models p(x) = exp(-E(x)) / Z in JAX: score matching, networks, training, Langevin sampling."""
+
+from . import langevin as langevin
+from . import metrics as metrics
+from . import training as training
+from .annealed import AnnealedHistory as AnnealedHistory
+from .annealed import annealed_langevin as annealed_langevin
+from .energies import quadratic as quadratic
+from .energies import score_of as score_of
+from .likelihood import Grid as Grid
+from .likelihood import log_partition as log_partition
+from .likelihood import negative_log_likelihood as negative_log_likelihood
+from .likelihood import quadrature_grid as quadrature_grid
+from .losses import denoising as denoising
+from .losses import denoising_over_levels as denoising_over_levels
+from .losses import explicit as explicit
+from .losses import half_squared_norm as half_squared_norm
+from .networks import ConditionalEnergyMLP as ConditionalEnergyMLP
+from .networks import EnergyMLP as EnergyMLP
+from .networks import ScoreMLP as ScoreMLP
+from .noise import geometric_sigmas as geometric_sigmas
+from .noise import kernel_logdensity as kernel_logdensity
+from .noise import kernel_score as kernel_score
+from .noise import perturb as perturb
+from .noise import tweedie as tweedie
+from .targets import GaussianMixture as GaussianMixture
+from .targets import eight_gaussians as eight_gaussians
+from .targets import gaussian as gaussian
+from .targets import gaussian_mixture as gaussian_mixture
+from .targets import two_modes as two_modes

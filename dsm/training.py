@@ -1,0 +1,141 @@
+"""The algorithm of Section 1(c): init / step / fit, the whole run one scan.
+
+A batch loss is any function `batch_loss(key, params, batch) -> scalar`, differentiable in params. A loss for
+one example, `loss(key, params, x) -> scalar`, becomes one by `per_example(loss)`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+BatchLoss = Callable[[Key[Array, ""], PyTree, Float[Array, "n *shape"]], Float[Array, ""]]
+
+
+class TrainingState(NamedTuple):
+    """What a run carries from step to step, and all that is needed to resume it."""
+
+    step: Int[Array, ""]
+    """Steps done so far."""
+    params: PyTree
+    opt_state: PyTree
+    ema: PyTree
+    """Exponential moving average of params, the usual choice to sample from."""
+
+
+class TrainingInfo(NamedTuple):
+    """What a step tells."""
+
+    loss: Float[Array, ""]
+    """The loss of the minibatch, before the update."""
+    grad_norm: Float[Array, ""]
+    """Euclidean norm of its gradient."""
+
+
+class _MeanOverBatch(NamedTuple):
+    # A tuple and not a closure: two liftings of one loss are equal, so jit compiles `fit` once for both.
+    loss: Callable[[Key[Array, ""], PyTree, Any], Float[Array, ""]]
+
+    def __call__(self, key, params, batch):
+        keys = jax.random.split(key, batch.shape[0])
+        return jnp.mean(jax.vmap(self.loss, in_axes=(0, None, 0))(keys, params, batch))
+
+
+def per_example(loss: Callable[[Key[Array, ""], PyTree, Any], Float[Array, ""]]) -> BatchLoss:
+    """L(params) = 1/n sum_i loss(key_i, params, x_i): lifts a loss for one example to a batch, consuming its key."""
+    return _MeanOverBatch(loss)
+
+
+def init(params: PyTree, optimizer: optax.GradientTransformation) -> TrainingState:
+    """The state before the first step; the average starts at params."""
+    return TrainingState(jnp.zeros((), jnp.int32), params, optimizer.init(params), params)
+
+
+def step(
+    key: Key[Array, ""],
+    state: TrainingState,
+    data: Float[Array, "N *shape"],
+    *,
+    batch_loss: BatchLoss,
+    optimizer: optax.GradientTransformation,
+    batch_size: int | None,
+    ema_decay: float | Float[Array, ""] = 0.999,
+) -> tuple[TrainingState, TrainingInfo]:
+    """One turn of Section 1(c): sample a minibatch, perturb it, compute the loss, its gradient, and update.
+
+    The minibatch is drawn uniformly with replacement; with batch_size None it is the whole of the data, in
+    order (full-batch maximum likelihood, for instance). The average follows ema <- d ema + (1 - d) params
+    with d = min(ema_decay, (1 + i) / (10 + i)) after i steps, so that a short run forgets where it started.
+    `key` is consumed. Raises ValueError if batch_size < 1, or ema_decay is known and not in [0, 1).
+    """
+    _check(data, batch_size, ema_decay)
+    key_batch, key_loss = jax.random.split(key)
+    # (a) sample a minibatch
+    batch = data
+    if batch_size is not None:
+        batch = data[jax.random.randint(key_batch, (batch_size,), 0, data.shape[0])]
+    # (b) perturb it, (c) compute the loss: both are the business of batch_loss; (d) backpropagate
+    loss, grads = jax.value_and_grad(batch_loss, argnums=1)(key_loss, state.params, batch)
+    # (e) update the parameters; optax mixes Python floats with integer counts, which strict promotion refuses
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    i = state.step.astype(jnp.float32)
+    decay = jnp.minimum(jnp.asarray(ema_decay, jnp.float32), (1.0 + i) / (10.0 + i))
+    ema = jax.tree.map(lambda a, b: b + decay.astype(b.dtype) * (a - b), state.ema, params)
+    return TrainingState(state.step + 1, params, opt_state, ema), TrainingInfo(loss, optax.tree.norm(grads))
+
+
+def fit(
+    key: Key[Array, ""],
+    state: TrainingState,
+    data: Float[Array, "N *shape"],
+    *,
+    batch_loss: BatchLoss,
+    optimizer: optax.GradientTransformation,
+    batch_size: int | None,
+    num_steps: int,
+    ema_decay: float | Float[Array, ""] = 0.999,
+) -> tuple[TrainingState, TrainingInfo]:
+    """num_steps of `step` as one jitted scan. Returns the state and the infos of all steps, [num_steps] each.
+
+    The step that starts from state.step = i uses the key fold_in(key, i). So `fit` twice for 100 steps, with
+    one key, gives the same bits as once for 200: call it in chunks to report progress or to save. `key` is
+    consumed by the whole run. Compiled once for each batch_loss, optimizer, batch_size and num_steps; make
+    the first two outside loops. Raises ValueError if num_steps or batch_size < 1, or ema_decay is known and
+    not in [0, 1).
+    """
+    _check(data, batch_size, ema_decay)
+    if num_steps < 1:
+        raise ValueError(f"num_steps = {num_steps}: at least one step is needed")
+    return _fit(key, state, data, ema_decay, batch_loss, optimizer, batch_size, num_steps)
+
+
+@partial(jax.jit, static_argnames=("batch_loss", "optimizer", "batch_size", "num_steps"))
+def _fit(key, state, data, ema_decay, batch_loss, optimizer, batch_size, num_steps):
+    def body(state, _):
+        return step(
+            jax.random.fold_in(key, state.step),
+            state,
+            data,
+            batch_loss=batch_loss,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            ema_decay=ema_decay,
+        )
+
+    return jax.lax.scan(body, state, length=num_steps)
+
+
+def _check(data, batch_size: int | None, ema_decay) -> None:
+    if data.shape[0] == 0:
+        raise ValueError("data has no examples")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size}: at least one example is needed")
+    if not isinstance(ema_decay, Tracer) and not 0 <= ema_decay < 1:
+        raise ValueError(f"ema_decay = {ema_decay}: it must lie in [0, 1)")
