@@ -130,6 +130,6 @@ def tolerance(tol: float | Float[Array, ""] | None, dtype: jnp.dtype) -> float |
     """Return tol, or where it is None what the dtype can usually certify: 1e-6 in float64, 1e-3 in float32."""
     if tol is None:
         return 1e-6 if dtype == jnp.float64 else 1e-3
-    if not isinstance(tol, Tracer) and not tol > 0:
+    if not isinstance(tol, Tracer) and not float(tol) > 0:
         raise ValueError(f"tol must be positive, got {tol}")
     return tol

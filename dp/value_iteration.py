@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
@@ -109,10 +110,11 @@ def _sweeps(mdp: MDP, order: Order | None) -> Int[Array, "M N"] | None:
     """Bring an order to the form [M, N], and refuse a state that is not there while it can be seen."""
     if order is None:
         return None
-    order = jnp.atleast_2d(jnp.asarray(order))
-    if order.ndim != 2 or not jnp.issubdtype(order.dtype, jnp.integer):
+    if order.ndim not in (1, 2) or not jnp.issubdtype(order.dtype, jnp.integer):
         raise ValueError(f"order must be integers of shape [N] or [M, N], got {order.dtype} with {list(order.shape)}")
     S = mdp.R.shape[0]
-    if not isinstance(order, Tracer) and bool(((order < 0) | (order >= S)).any()):
-        raise ValueError(f"order must name states 0 to {S - 1}, got {int(order.min())} to {int(order.max())}")
-    return order
+    if not isinstance(order, Tracer):
+        states = np.asarray(order)
+        if states.size == 0 or states.min() < 0 or states.max() >= S:
+            raise ValueError(f"order must name states 0 to {S - 1}, got {states.tolist()}")
+    return jnp.atleast_2d(order)

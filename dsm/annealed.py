@@ -49,7 +49,7 @@ def annealed_langevin(
     check_sigmas(sigmas)
     if steps_per_level < 1:
         raise ValueError(f"steps_per_level = {steps_per_level}: at least one step is needed")
-    if not isinstance(step_size, Tracer) and not step_size > 0:
+    if not isinstance(step_size, Tracer) and not float(step_size) > 0:
         raise ValueError(f"step_size = {step_size}: it must be positive")
     smallest = sigmas[-1]
 

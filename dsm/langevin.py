@@ -56,9 +56,9 @@ def ula_step(
     `key` is consumed. Raises ValueError if step_size is known and not positive, or temperature known and
     negative. Source: Roberts and Tweedie (1996), equation 5 (their h is 2 h here).
     """
-    if not isinstance(step_size, Tracer) and not step_size > 0:
+    if not isinstance(step_size, Tracer) and not float(step_size) > 0:
         raise ValueError(f"step_size = {step_size}: it must be positive")
-    if not isinstance(temperature, Tracer) and not temperature >= 0:
+    if not isinstance(temperature, Tracer) and not float(temperature) >= 0:
         raise ValueError(f"temperature = {temperature}: it must not be negative")
     x = state.x
     eps = jax.random.normal(key, x.shape, x.dtype)
@@ -99,3 +99,26 @@ def run(
 
     state, kept = jax.lax.scan(block, state, jnp.arange(0, num_steps, thin))
     return state, History(*kept)
+
+
+def sample(
+    key: Key[Array, ""],
+    score: Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]],
+    x: Float[Array, "N *shape"],
+    *,
+    step_size: float | Float[Array, ""],
+    num_steps: int,
+) -> Float[Array, "N *shape"]:
+    """The ends of N independent chains of `ula_step` that start at the rows of x, num_steps steps each.
+
+    Chain i is `run` with the i-th of `split(key, N)`, whatever the others do. `key` is consumed. Bias, stability and
+    errors are those of `ula_step` and `run`.
+    """
+
+    def chain(key, x):
+        def step(key, state):
+            return ula_step(key, state, score, step_size=step_size)
+
+        return run(key, step, init(x), num_steps, thin=num_steps)[0].x
+
+    return jax.vmap(chain)(jax.random.split(key, x.shape[0]), x)

@@ -92,7 +92,7 @@ def mmd(x: Float[Array, "N D"], y: Float[Array, "M D"], *, bandwidth: float | Fl
     n, m = x.shape[0], y.shape[0]
     if n < 2 or m < 2:
         raise ValueError(f"an unbiased estimate needs at least 2 points in each sample, got {n} in x and {m} in y")
-    if not isinstance(bandwidth, Tracer) and not bandwidth > 0:
+    if not isinstance(bandwidth, Tracer) and not float(bandwidth) > 0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth}")
     b = jnp.asarray(bandwidth, x.dtype)
 

@@ -161,8 +161,8 @@ def two_modes() -> GaussianMixture:
     return gaussian_mixture([0.8, 0.2], [[5.0, 5.0], [-5.0, -5.0]], 1.0)
 
 
-def _require(ok: np.ndarray, name: str, a: np.ndarray, complaint: str) -> None:
-    if not ok.all():
-        index = np.unravel_index(np.argmin(ok), ok.shape)
+def _require(ok, name: str, a, complaint: str) -> None:
+    if not np.all(ok):
+        index = np.unravel_index(np.argmin(ok), a.shape)
         place = f"[{', '.join(map(str, index))}]" if index else ""
         raise ValueError(f"{name}{place} = {a[index]} {complaint}")

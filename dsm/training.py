@@ -5,7 +5,7 @@ one example, `loss(key, params, x) -> scalar`, becomes one by `per_example(loss)
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -37,18 +37,16 @@ class TrainingInfo(NamedTuple):
     """Euclidean norm of its gradient."""
 
 
-class _MeanOverBatch(NamedTuple):
-    # A tuple and not a closure: two liftings of one loss are equal, so jit compiles `fit` once for both.
-    loss: Callable[[Key[Array, ""], PyTree, Any], Float[Array, ""]]
-
-    def __call__(self, key, params, batch):
-        keys = jax.random.split(key, batch.shape[0])
-        return jnp.mean(jax.vmap(self.loss, in_axes=(0, None, 0))(keys, params, batch))
-
-
+# Cached: two liftings of one loss are one function, so jit compiles `fit` once for both.
+@lru_cache(maxsize=128)
 def per_example(loss: Callable[[Key[Array, ""], PyTree, Any], Float[Array, ""]]) -> BatchLoss:
     """L(params) = 1/n sum_i loss(key_i, params, x_i): lifts a loss for one example to a batch, consuming its key."""
-    return _MeanOverBatch(loss)
+
+    def batch_loss(key, params, batch):
+        keys = jax.random.split(key, batch.shape[0])
+        return jnp.mean(jax.vmap(loss, in_axes=(0, None, 0))(keys, params, batch))
+
+    return batch_loss
 
 
 def init(params: PyTree, optimizer: optax.GradientTransformation) -> TrainingState:
@@ -137,5 +135,5 @@ def _check(data, batch_size: int | None, ema_decay) -> None:
         raise ValueError("data has no examples")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size = {batch_size}: at least one example is needed")
-    if not isinstance(ema_decay, Tracer) and not 0 <= ema_decay < 1:
+    if not isinstance(ema_decay, Tracer) and not 0 <= float(ema_decay) < 1:
         raise ValueError(f"ema_decay = {ema_decay}: it must lie in [0, 1)")

@@ -4,8 +4,6 @@ python -m experiments.convergence
 """
 
 import itertools
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 import dp
-from experiments import record
-
-GAMMA = 0.95
-TOL = 1e-6
+from experiments import growth, record
+from experiments.growth import GAMMA, TOL
 
 
 def initial_values(mdp: dp.MDP, rng: np.random.Generator, *, starts: int) -> tuple[dict, Figure]:
-    """Count sweeps of value iteration and evaluations of policy iteration from different initial values and policies."""
+    """Count sweeps of value iteration and evaluations of policy iteration from different v₀ and π₀."""
     S, A = mdp.R.shape
     optimum = dp.policy_iteration(mdp, tol=1e-9).v
     horizon = 1 / (1 - mdp.gamma)
@@ -40,11 +36,18 @@ def initial_values(mdp: dp.MDP, rng: np.random.Generator, *, starts: int) -> tup
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
     sweeps = {}
     for name, v0 in starting.items():
-        v = dp.value_iteration_history(mdp, v0, 120).v
+        v = dp.value_iteration_history(mdp, v0, 60).v
         error = jnp.abs(v - optimum).max(axis=1)
+        gap = jax.jit(jax.vmap(lambda v: dp.bounds(mdp, v).gap))(v)
         sweeps[name] = int(dp.value_iteration(mdp, v0, tol=TOL).iterations)
-        left.semilogy(error, label=f"{name}: certified in {sweeps[name]}")
-    left.set(xlabel="sweep k", ylabel="max |v_k - v_*|", title="value iteration from different v₀", ylim=(1e-6, 1e4))
+        (line,) = left.semilogy(error, label=f"{name}: certified in {sweeps[name]}")
+        left.semilogy(gap, color=line.get_color(), ls="--", lw=1)
+    left.set(
+        xlabel="sweep k",
+        ylabel="max |v_k - v_*|, dashed: certified gap",
+        title="value iteration from different v₀",
+        ylim=(1e-7, 1e7),
+    )
     left.legend(fontsize=7)
     policies = jnp.asarray(rng.integers(0, A, (starts, S)))
     found = jax.jit(jax.vmap(lambda policy: dp.policy_iteration(mdp, policy)))(policies)
@@ -75,7 +78,7 @@ def errors_by_backups(
 
 
 def draw_orders(problems: dict[str, dict[str, np.ndarray]], xlabel: str) -> Figure:
-    """Draw one panel a problem, one curve an order."""
+    """Draw a panel for each problem, a curve for each order."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for ax, (title, curves) in zip(figure.subplots(1, 2), problems.items(), strict=True):
         for name, error in curves.items():
@@ -110,98 +113,6 @@ def order(problems: dict[str, dp.MDP], rng: np.random.Generator, *, num: int) ->
     return {"backups_per_state_to_1e-6": needed}, draw_orders(curves, "backups / S")
 
 
-SOLVERS: dict[str, Callable[[dp.MDP], dp.Solution]] = {
-    "value iteration": lambda mdp: dp.value_iteration(mdp, tol=TOL),
-    "policy iteration": lambda mdp: dp.policy_iteration(mdp, tol=TOL),
-    "modified, 20 sweeps": lambda mdp: dp.policy_iteration(mdp, sweeps=20, tol=TOL),
-}
-
-
-def measure(solve: Callable, mdp: dp.MDP, clock: record.Clock, repeats: int = 3) -> tuple[float, int, float]:
-    """Return the median seconds of a compiled solve, its iterations and the certified gap."""
-    run = clock.compile(solve, mdp)
-    solution, times = run(mdp), []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        solution = run(mdp)
-        times.append(time.perf_counter() - start)
-    record.require(bool(solution.converged), "a solver did not meet its tolerance")
-    return float(np.median(times)), int(solution.iterations), float((solution.upper - solution.lower).max())
-
-
-def growth(
-    sizes: list[int], actions: list[int], clock: record.Clock, advance: Callable[[], None], *, seed: int
-) -> tuple[dict, Figure]:
-    """Time the solvers on dense garnets against |S| (8 actions) and |A| (S = 200), compiling not counted."""
-    axes = {
-        "|S|": [(S, (S, 8)) for S in sizes],
-        "|A|": [(A, (200, A)) for A in actions],
-    }
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    metrics: dict[str, Any] = {}
-    for ax, (label, points) in zip(figure.subplots(1, 2), axes.items(), strict=True):
-        rows = {name: [] for name in SOLVERS}
-        for _, (S, A) in points:
-            mdp = dp.problems.garnet(S, A, 5, gamma=GAMMA, seed=seed)
-            for name, solve in SOLVERS.items():
-                rows[name].append(measure(solve, mdp, clock))
-                advance()
-        x = np.array([point for point, _ in points])
-        metrics[label] = {}
-        for name, measured in rows.items():
-            seconds, iterations, gap = map(np.array, zip(*measured, strict=True))
-            upper = x >= np.median(x)  # small problems measure the cost of a call, not of a backup
-            exponent = float(np.polyfit(np.log(x[upper]), np.log(seconds[upper]), 1)[0])
-            metrics[label][name] = {
-                "size": x, "seconds": seconds, "iterations": iterations, "certified_gap": gap.max(), "exponent": exponent
-            }  # fmt: skip
-            ax.loglog(x, 1e3 * seconds, "o-", label=f"{name}: {iterations.min()}-{iterations.max()} iterations")
-        ax.set(xlabel=label, ylabel="milliseconds", title="S = 200" if label == "|A|" else "A = 8")
-        ax.legend(fontsize=8)
-    return metrics, figure
-
-
-def enumerate_policies(mdp: dp.MDP) -> tuple[jax.Array, jax.Array]:
-    """Evaluate all A^S deterministic policies exactly and return `v_*(s) = max_π v_π(s)` and their number."""
-    S, A = mdp.R.shape
-    # Policy i in base A. Batches of 4096 bound the memory.
-    number = A**S
-    value = jax.vmap(lambda i: dp.evaluation.direct(dp.induce(mdp, (i // A ** jnp.arange(S)) % A)))
-    values = jax.lax.map(lambda i: value(i[None])[0], jnp.arange(number), batch_size=4096)
-    return values.max(axis=0), jnp.asarray(number)
-
-
-def enumeration(largest: int, clock: record.Clock, advance: Callable[[], None], *, seed: int) -> tuple[dict, Figure]:
-    """Time all |A|^|S| policies (A = 3) against the solvers, and compare the answers."""
-    A, sizes = 3, list(range(2, largest + 1, 3))
-    rows: dict[str, list[float]] = {"all |A|^|S| policies": []} | {name: [] for name in SOLVERS}
-    worst = 0.0
-    for S in sizes:
-        mdp = dp.problems.garnet(S, A, 2, gamma=GAMMA, seed=seed)
-        run = clock.compile(enumerate_policies, mdp)
-        run(mdp)
-        start = time.perf_counter()
-        best, _ = run(mdp)
-        rows["all |A|^|S| policies"].append(time.perf_counter() - start)
-        for name, solve in SOLVERS.items():
-            rows[name].append(measure(solve, mdp, clock)[0])
-            worst = max(worst, float(jnp.abs(solve(mdp).v - best).max()))
-        advance()
-    record.require(worst <= TOL, f"enumeration and a solver differ by {worst:.3g}")
-    figure = Figure(figsize=(6, 3.8), layout="constrained")
-    ax = figure.subplots()
-    for name, seconds in rows.items():
-        ax.semilogy(sizes, 1e3 * np.array(seconds), "o-", label=name)
-    ax.set(
-        xlabel="|S|, with |A| = 3", ylabel="milliseconds", title="search over all policies against dynamic programming"
-    )
-    ax.legend(fontsize=8)
-    metrics = {
-        "states": sizes, "policies": [A**S for S in sizes], "seconds": rows, "largest_difference": worst
-    }  # fmt: skip
-    return metrics, figure
-
-
 def main(
     *,
     states: int = 60,
@@ -232,8 +143,8 @@ def main(
     record.require_writable(out)
 
     clock, rng = record.Clock(), np.random.default_rng(seed)
-    sizes = list(itertools.takewhile(lambda S: S <= largest_states, (50 * 2**i for i in itertools.count())))
-    actions = list(itertools.takewhile(lambda A: A <= largest_actions, (2 * 4**i for i in itertools.count())))
+    sizes = list(itertools.takewhile(lambda S: largest_states >= S, (50 * 2**i for i in itertools.count())))
+    actions = list(itertools.takewhile(lambda A: largest_actions >= A, (2 * 4**i for i in itertools.count())))
     total = 5 + 3 * (len(sizes) + len(actions)) + len(range(2, largest_enumerated + 1, 3))
     metrics: dict[str, Any] = {}
     figures: dict[str, Figure] = {}
@@ -252,8 +163,10 @@ def main(
         step("initial_values", initial_values(garnet, rng, starts=starts))
         step("in_place", place(problems, num=sweeps))
         step("order", order(problems, rng, num=sweeps))
-        step("growth", growth(sizes, actions, clock, lambda: advance(bar, task), seed=seed))
-        step("enumeration", enumeration(largest_enumerated, clock, lambda: advance(bar, task), seed=seed))
+        step("growth", growth.by_size(sizes, actions, clock, lambda: advance(bar, task), seed=seed))
+        step(
+            "enumeration", growth.against_enumeration(largest_enumerated, clock, lambda: advance(bar, task), seed=seed)
+        )
     show(metrics)
     return record.write(out, arguments=arguments, metrics=metrics, figures=figures, clock=clock, dtype="float64")
 

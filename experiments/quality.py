@@ -1,38 +1,43 @@
 """How good are generated digits? The same numbers for a model and for the simple densities it has to beat.
 
-- frechet: the Frechet distance (`dsm.metrics.frechet_distance`) to the held-out half, between the
-activations of the last hidden layer of a classifier. The classifier is scikit-learn's `MLPClassifier` with
-hidden layers of 64 and 32 ReLU units and its own defaults, fitted on the training half, whose pixels are
-standardised by one mean and one standard deviation. Less is better; its bias and its scatter depend on the
-number of samples, so everything here takes as many. - coverage: the share of held-out images that have a
-sample as near as their 5th neighbour (`dsm.metrics.coverage`), among the same activations, and among
-pixels. More is better; a perfect model has about 0.97. - nearest_neighbour_ratio: distance to the training
-half in pixels, relative to that of held-out images (`dsm.metrics.nearest_neighbour_ratio`). 1 is like new
-images, 0 is copying.
+- frechet: the Frechet distance (`dsm.metrics.frechet_distance`) to the held-out half between activations of the last
+  hidden layer of a classifier: scikit-learn's `MLPClassifier`, hidden layers of 64 and 32 ReLU units, random_state 0,
+  other settings its own, fitted on the training half, whose pixels are standardised by one mean and one standard
+  deviation. Less is better. Its bias and its scatter depend on the number of samples: compare equal numbers only.
+- coverage: the share of held-out images that have a sample as near as their 5th neighbour (`dsm.metrics.coverage`),
+  by the same activations, and by pixels. More is better; a perfect model has about 0.97.
+- nearest_neighbour_ratio: the median distance to the training half in pixels, relative to that of held-out images
+  (`dsm.metrics.nearest_neighbour_ratio`). 1 is like new images, 0 is copying.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+from rich.table import Table
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
 
 from dsm import metrics
 from experiments.data import Split, clip
 
+MODEL = "score network"
+GOAL = {"frechet": 3.3, "coverage": 0.85, "nearest_neighbour_ratio": 0.5}
+
 
 class Quality(NamedTuple):
-    """The numbers of one set of generated images, defined at the head of this module."""
+    """The numbers of one set of images, defined at the head of this module."""
 
-    frechet: float
-    coverage: float
-    coverage_pixels: float
-    nearest_neighbour_ratio: float
+    frechet: Any
+    coverage: Any
+    coverage_pixels: Any
+    nearest_neighbour_ratio: Any
 
 
 class Classifier(NamedTuple):
@@ -50,22 +55,23 @@ class Classifier(NamedTuple):
             h = np.maximum(h @ weight + bias, 0)
         return h
 
-    def labels(self, pixels: Float[np.ndarray, "N D"]) -> np.ndarray:
-        """The digit it reads."""
+    def labels(self, pixels: Float[np.ndarray, "N D"]) -> Int[np.ndarray, " N"]:
+        """The digit that it reads in each image."""
         weight, bias = self.layers[-1]
         return np.argmax(self.features(pixels) @ weight + bias, axis=1)
 
 
 def fit_classifier(split: Split) -> Classifier:
-    """Fit the classifier of the metric on the training half; always the same one for the same split."""
+    """Fit the classifier of the metric on the training half; the same split gives the same classifier."""
     mean, std = float(split.train.mean()), float(split.train.std())
     network = MLPClassifier((64, 32), max_iter=1000, random_state=0)
-    network.fit((split.train - mean) / std, split.train_labels)
+    with single_threaded():
+        network.fit((split.train - mean) / std, split.train_labels)
     return Classifier(mean, std, list(zip(network.coefs_, network.intercepts_, strict=True)))
 
 
 def judge(split: Split, classifier: Classifier) -> Callable[[Float[np.ndarray, "N D"]], Quality]:
-    """Return the function from images (pixels) to their quality."""
+    """Return the function from images (in pixels) to their quality."""
     train, heldout = jnp.asarray(split.train), jnp.asarray(split.heldout)
     heldout_features = jnp.asarray(classifier.features(split.heldout))
 
@@ -85,23 +91,58 @@ def judge(split: Split, classifier: Classifier) -> Callable[[Float[np.ndarray, "
 
 
 def baselines(rng: np.random.Generator, split: Split, num: int, draws: int) -> dict[str, list[np.ndarray]]:
-    """Sample num images, draws times, from each density that a score model has to beat, fitted on the training half.
+    """Sample num images, draws times, from everything that a score model is compared with, fitted on the training half.
 
-    All are clipped to the range of pixels, as samples of the model are. "training half" is real data
-    (without repeats, so at most 1000 images): the quality that unseen images of the right distribution
-    would have. "copies" draws it with repeats: as good as new by Frechet distance, and unmasked by the
-    nearest-neighbour ratio.
+    "training half" is real data without repeats: the quality of unseen images from the true distribution. "copies" is
+    the same with repeats, a perfect memory: by Frechet distance and coverage hard to tell from a good model, by
+    nearest_neighbour_ratio easy. All are clipped to the range of pixels, as the samples of the model are.
     """
     train = split.train
-    pca = PCA(30).fit(train)
-    mixture = GaussianMixture(20, reg_covar=1e-3, random_state=0).fit(pca.transform(train))
-    # One fit, several draws: the generator is passed on from call to call.
-    mixture.random_state = np.random.RandomState(rng.integers(2**31))
+    with single_threaded():
+        pca = PCA(30).fit(train)
+        mixture = GaussianMixture(20, reg_covar=1e-3, random_state=0).fit(pca.transform(train))
+    # A generator, and not the seed of the fit, so that draws differ.
+    mixture.set_params(random_state=np.random.RandomState(rng.integers(2**31)))
     mean, covariance = train.mean(axis=0), np.cov(train.T)
     samplers: dict[str, Callable[[], np.ndarray]] = {
-        "training half": lambda: rng.permutation(train)[:num], "copies": lambda: rng.choice(train, num),
-        "mixture of 20 Gaussians, 30 principal components": lambda:
-        pca.inverse_transform(mixture.sample(num)[0]), "one Gaussian, full covariance": lambda:
-        rng.multivariate_normal(mean, covariance, num), "independent pixels": lambda:
-        rng.permuted(rng.choice(train, num), axis=0), } return {name: [clip(sample()) for _ in range(draws)]
-        for name, sample in samplers.items()}
+        "training half": lambda: rng.permutation(train)[:num],
+        "copies": lambda: rng.choice(train, num),
+        "20 Gaussians, 30 components": lambda: pca.inverse_transform(mixture.sample(num)[0]),
+        "one Gaussian": lambda: rng.multivariate_normal(mean, covariance, num),
+        "independent pixels": lambda: rng.permuted(rng.choice(train, num), axis=0),
+    }
+    return {name: [clip(sample()) for _ in range(draws)] for name, sample in samplers.items()}
+
+
+def single_threaded() -> threadpool_limits:
+    """Fit on one thread: these matrices are small, and BLAS threads that wait for a busy core cost minutes."""
+    return threadpool_limits(limits=1, user_api="blas")
+
+
+def summarise(rows: Sequence[Quality]) -> dict[str, dict[str, float | None]]:
+    """Mean of every number over draws, and its standard error (None for a single draw)."""
+    values = np.array(rows)
+    errors = values.std(axis=0, ddof=1) / math.sqrt(len(rows)) if len(rows) > 1 else [None] * values.shape[1]
+    means = values.mean(axis=0).tolist()
+    return {
+        name: {"mean": mean, "standard_error": None if error is None else float(error)}
+        for name, mean, error in zip(Quality._fields, means, errors, strict=True)
+    }
+
+
+def reached(summary: dict[str, dict]) -> dict[str, bool]:
+    """Whether each mean meets the goal: a Frechet distance below it, the others above it."""
+    means = {name: summary[name]["mean"] for name in GOAL}
+    return {name: bool(m < GOAL[name] if name == "frechet" else m > GOAL[name]) for name, m in means.items()}
+
+
+def tabulate(summaries: dict[str, dict[str, dict]], title: str) -> Table:
+    """Lay the summaries out as a table, the goal below them."""
+    table = Table("images", "Fréchet", "coverage", "coverage (pixels)", "nearest neighbour", title=title)
+    for name, summary in summaries.items():
+        errors = ["" if n["standard_error"] is None else f" ± {n['standard_error']:.1g}" for n in summary.values()]
+        cells = [f"{n['mean']:.3g}{error}" for n, error in zip(summary.values(), errors, strict=True)]
+        table.add_row(name, *cells, end_section=name == list(summaries)[-1])
+    goals = {name: f"{'<' if name == 'frechet' else '>'} {goal}" for name, goal in GOAL.items()}
+    table.add_row("goal", *(goals.get(name, "") for name in Quality._fields))
+    return table

@@ -28,9 +28,10 @@ class Case(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """All that has a certificate: for v_*, for the deterministic policy, for the stochastic one."""
+    """All that has a certificate: for v_* (and the policy greedy in v), for the deterministic policy, the stochastic one."""
 
     optimal: dict
+    greedy: jax.Array
     of_actions: dict
     of_pi: dict
 
@@ -109,13 +110,14 @@ def answers(mdp: dp.MDP, v: jax.Array, actions: jax.Array, pi: jax.Array) -> Ans
     order = jnp.arange(S)[::-1]
     return Answers(
         optimal={
-            "value iteration": dp.value_iteration(mdp, max_iters=2000),
+            "value iteration": dp.value_iteration(mdp, v, max_iters=2000),
             "in place": dp.value_iteration(mdp, v, order=order, max_iters=500),
             "policy iteration": dp.policy_iteration(mdp, actions),
             "modified": dp.policy_iteration(mdp, actions, v, sweeps=4, max_iters=500),
             "unfinished": dp.value_iteration(mdp, v, max_iters=3),
             "bounds": dp.bounds(mdp, v),
         },
+        greedy=dp.greedy(mdp, v),
         of_actions={
             "direct": dp.evaluate(mdp, actions),
             "sweeps": dp.evaluate(mdp, actions, v, method="sweeps", max_iters=500),
@@ -173,6 +175,12 @@ def optimal(mdp: dp.MDP, actions: np.ndarray) -> np.ndarray:
 # The claims
 
 
+def policies(answers: Answers) -> dict[str, np.ndarray]:
+    """The policies whose own value lies above `lower` too."""
+    found = {name: answer.policy for name, answer in answers.optimal.items() if isinstance(answer, dp.Solution)}
+    return found | {"bounds": answers.greedy}
+
+
 def assert_encloses(answer: dp.Solution | dp.Bounds, v: np.ndarray, place: str) -> None:
     assert (fractions(answer.lower) <= v).all(), f"lower > v: {place}"
     assert (v <= fractions(answer.upper)).all(), f"v > upper: {place}"
@@ -210,10 +218,10 @@ def test_enclose_the_exact_values(num, dtype):
                     assert_keeps_its_word(answer, truth, tol, place)
                     converged += answer.converged
                     finite += np.isfinite(answer.lower).all()
-        for name, answer in here.optimal.items():
-            policy = answer.policy if isinstance(answer, dp.Solution) else None
-            if policy is not None:
-                assert (value(mdp, policy) >= fractions(answer.lower)).all(), f"v_π < lower: {name}, case {n}"
+        values = {v_policy: value(mdp, np.array(v_policy)) for v_policy in {tuple(p) for p in policies(here).values()}}
+        for name, policy in policies(here).items():
+            lower = fractions(here.optimal[name].lower)
+            assert (values[tuple(policy)] >= lower).all(), f"v_π < lower: {name}, case {n}"
     # The bounds would be right, and useless, if they were always infinite.
     assert finite == 9 * num
     assert converged > 0.4 * 9 * num

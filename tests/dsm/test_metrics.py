@@ -44,12 +44,9 @@ def test_fisher_divergence_between_gaussians():
     m, s = 0.7, 1.3
     nodes, weights = np.polynomial.hermite_e.hermegauss(20)
     terms = [
-        float(metrics.fisher_divergence(lambda x: -(x - m) / s**2, lambda x: -x, jnp.array([[node]])))
-        for node in nodes
+        float(metrics.fisher_divergence(lambda x: -(x - m) / s**2, lambda x: -x, jnp.array([[node]]))) for node in nodes
     ]
-    assert_allclose(
-        weights @ terms / math.sqrt(2 * math.pi), ((1 - 1 / s**2) ** 2 + m**2 / s**4) / 2, rtol=1e-12
-    )
+    assert_allclose(weights @ terms / math.sqrt(2 * math.pi), ((1 - 1 / s**2) ** 2 + m**2 / s**4) / 2, rtol=1e-12)
 
 
 def test_fisher_divergence_averages_over_examples_of_any_shape():
@@ -79,9 +76,7 @@ def test_one_dimension_p2_of_unequal_sizes_is_that_of_repeated_points():
 def test_sliced_w2_of_a_shifted_cloud():
     # (theta.delta)^2 has mean |delta|^2/D and variance |delta|^4 2(D-1)/(D^2(D+2)) on the sphere.
     delta, num, d = np.array([1.0, -2.0, 0.5]), 4000, 3
-    squared = (
-        metrics.sliced_wasserstein(KEY, jnp.asarray(X), jnp.asarray(X + delta), num_projections=num) ** 2
-    )
+    squared = metrics.sliced_wasserstein(KEY, jnp.asarray(X), jnp.asarray(X + delta), num_projections=num) ** 2
     standard_error = delta @ delta * math.sqrt(2 * (d - 1) / (d**2 * (d + 2)) / num)
     assert abs(squared - delta @ delta / d) < 4 * standard_error
 
@@ -150,9 +145,7 @@ def test_frechet_of_covariances_that_do_not_commute():
     assert_allclose(value, frechet_by_sqrtm(a, b), rtol=1e-10)
     assert_allclose(metrics.frechet_distance(jnp.asarray(b[::-1]), jnp.asarray(a)), value, rtol=1e-12)
     rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    assert_allclose(
-        metrics.frechet_distance(jnp.asarray(a @ rotation), jnp.asarray(b @ rotation)), value, rtol=1e-12
-    )
+    assert_allclose(metrics.frechet_distance(jnp.asarray(a @ rotation), jnp.asarray(b @ rotation)), value, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -246,9 +239,7 @@ def test_float32_in_float32_out_and_jittable(name):
 
 @pytest.mark.parametrize("name", ["fisher", "mmd", "frechet"])
 def test_gradients_are_the_finite_differences(name):
-    check_grads(
-        lambda x: CALLS[name](jnp.asarray(x), jnp.asarray(Y)), (jnp.asarray(X),), order=1, modes=["rev"]
-    )
+    check_grads(lambda x: CALLS[name](jnp.asarray(x), jnp.asarray(Y)), (jnp.asarray(X),), order=1, modes=["rev"])
 
 
 @pytest.mark.parametrize(

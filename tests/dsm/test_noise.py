@@ -14,9 +14,7 @@ def test_kernel_logdensity_against_scipy(shape, sigma):
     x, eps = rng.normal(size=shape), rng.normal(size=shape)
     x_tilde = x + sigma * eps
     expected = stats.norm.logpdf(x_tilde, x, sigma).sum()
-    np.testing.assert_allclose(
-        dsm.kernel_logdensity(jnp.asarray(x_tilde), jnp.asarray(x), sigma), expected, rtol=1e-11
-    )
+    np.testing.assert_allclose(dsm.kernel_logdensity(jnp.asarray(x_tilde), jnp.asarray(x), sigma), expected, rtol=1e-11)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 4)])
@@ -31,7 +29,7 @@ def test_kernel_score_is_the_gradient_of_kernel_logdensity(shape, sigma):
 def test_perturb_draws_from_the_kernel():
     x = jnp.array([10.0, -3.0])
     keys = jax.random.split(jax.random.key(0), 5000)
-    x_tilde = jax.vmap(lambda key: dsm.perturb(key, x, 0.5))(keys)
+    x_tilde = jax.jit(jax.vmap(lambda key: dsm.perturb(key, x, 0.5)))(keys)
     z = np.asarray((x_tilde - x[None, :]) / 0.5).ravel()
     assert stats.kstest(z, "norm").pvalue > 1e-3
 
@@ -49,7 +47,7 @@ def test_tweedie_of_a_mixture_is_the_posterior_mean_by_quadrature():
     target = dsm.gaussian_mixture([0.3, 0.7], [[-1.0], [2.0]], [0.25, 1.0])
     sigma, x_tilde = 0.8, 0.4
     x = np.linspace(-12, 12, 4001)
-    joint = np.exp(jax.vmap(target.logdensity)(jnp.asarray(x)[:, None])) * stats.norm.pdf(x_tilde, x, sigma)
+    joint = np.exp(jax.jit(jax.vmap(target.logdensity))(jnp.asarray(x)[:, None])) * stats.norm.pdf(x_tilde, x, sigma)
     expected = np.trapezoid(x * joint, x) / np.trapezoid(joint, x)
     got = dsm.tweedie(target.smooth(sigma).score, jnp.array([x_tilde]), sigma)
     np.testing.assert_allclose(got, [expected], rtol=1e-9)

@@ -32,7 +32,7 @@ def test_logdensity_against_scipy(D):
     x = 5 * np.random.default_rng(1).normal(size=(50, D))
     np.testing.assert_allclose(target.covariances, parameters[2], atol=1e-13)
     np.testing.assert_allclose(
-        jax.vmap(target.logdensity)(jnp.asarray(x)), oracle_logdensity(x, *parameters), rtol=1e-12, atol=1e-12
+        jax.jit(jax.vmap(target.logdensity))(jnp.asarray(x)), oracle_logdensity(x, *parameters), rtol=1e-12, atol=1e-12
     )
 
 
@@ -40,8 +40,8 @@ def test_logdensity_against_scipy(D):
 def test_score_is_the_gradient_of_the_logdensity_far_into_the_tails(distance):
     target = dsm.gaussian_mixture(*random_mixture())
     x = distance * jax.random.normal(jax.random.key(0), (20, 2))
-    expected = jax.vmap(jax.grad(target.logdensity))(x)
-    np.testing.assert_allclose(jax.vmap(target.score)(x), expected, rtol=1e-8, atol=1e-10)
+    expected = jax.jit(jax.vmap(jax.grad(target.logdensity)))(x)
+    np.testing.assert_allclose(jax.jit(jax.vmap(target.score))(x), expected, rtol=1e-8, atol=1e-10)
 
 
 def test_score_in_the_tail_is_that_of_the_nearest_component():
@@ -56,9 +56,9 @@ def test_smoothing_is_convolution_with_the_kernel():
     x = np.linspace(-4, 6, 11)
     # The trapezoid rule is spectrally accurate for an integrand that vanishes at both ends.
     y = np.linspace(-15, 15, 3001)
-    density = np.exp(jax.vmap(target.logdensity)(jnp.asarray(y)[:, None]))
+    density = np.exp(jax.jit(jax.vmap(target.logdensity))(jnp.asarray(y)[:, None]))
     convolved = np.trapezoid(density[None, :] * stats.norm.pdf(x[:, None], y[None, :], sigma), y, axis=1)
-    smoothed = jax.vmap(target.smooth(sigma).logdensity)(jnp.asarray(x)[:, None])
+    smoothed = jax.jit(jax.vmap(target.smooth(sigma).logdensity))(jnp.asarray(x)[:, None])
     np.testing.assert_allclose(smoothed, np.log(convolved), rtol=1e-11)
 
 
@@ -143,9 +143,9 @@ def test_a_target_is_an_argument_of_jit():
 def test_float32_stays_float32():
     target = jax.tree.map(lambda a: a.astype(jnp.float32), dsm.eight_gaussians())
     x = target.sample(jax.random.key(0), 50)
-    got = (x, jax.vmap(target.logdensity)(x), jax.vmap(target.smooth(0.3).score)(x), target.mean())
+    got = (x, jax.jit(jax.vmap(target.logdensity))(x), jax.jit(jax.vmap(target.smooth(0.3).score))(x), target.mean())
     assert {a.dtype for a in got} == {jnp.dtype(jnp.float32)}
-    exact = jax.vmap(dsm.eight_gaussians().smooth(0.3).score)(x.astype(jnp.float64))
+    exact = jax.jit(jax.vmap(dsm.eight_gaussians().smooth(0.3).score))(x.astype(jnp.float64))
     np.testing.assert_allclose(got[2], exact, atol=2e-5)
     assert dsm.gaussian_mixture([1.0], np.zeros((1, 2), np.float32), 1.0).means.dtype == jnp.float32
 

@@ -1,0 +1,165 @@
+"""Policy evaluation against linear algebra in NumPy, and what it refuses."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import dp
+from dp.evaluation import direct, partial_evaluation
+
+S, A = 4, 3
+evaluate = jax.jit(dp.evaluate, static_argnames=("method", "tol", "max_iters"))
+
+
+def closed_form(mdp: dp.MDP, pi: np.ndarray) -> np.ndarray:
+    """`(I - γ P_π)^{-1} r_π` in NumPy."""
+    P, R = np.asarray(mdp.P, float), np.asarray(mdp.R, float)
+    pi = np.eye(A)[pi] if pi.ndim == 1 else pi
+    return np.linalg.solve(np.eye(S) - float(mdp.gamma) * np.einsum("sa,sat->st", pi, P), (pi * R).sum(1))
+
+
+def policies(seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(A, size=S), rng.dirichlet(np.ones(A), size=S)]
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["deterministic", "stochastic"])
+@pytest.mark.parametrize("method", ["direct", "sweeps"])
+def test_value_of_a_policy(random_mdp, method, kind):
+    for seed in range(5):
+        mdp, pi = random_mdp(seed), policies(seed)[kind]
+        solution = evaluate(mdp, jnp.asarray(pi), method=method)
+        v = closed_form(mdp, pi)
+        assert solution.converged
+        assert (solution.upper - solution.lower).max() <= 1e-6
+        assert (solution.lower <= v).all() and (v <= solution.upper).all()
+        assert_allclose(solution.v, v, atol=5e-7)
+        assert_allclose(solution.q, mdp.R + mdp.gamma * np.asarray(mdp.P) @ np.asarray(solution.v), rtol=1e-12)
+        assert_array_equal(solution.policy, pi)
+        assert (solution.iterations == 1) == (method == "direct")
+        assert solution.residual < 1e-6
+
+
+def test_methods_agree_in_both_dtypes(random_mdp):
+    for dtype, tol in [(np.float32, 1e-3), (np.float64, 1e-6)]:
+        mdp, pi = random_mdp(7, dtype=dtype), jnp.asarray(policies(7)[1], dtype)
+        one, other = (evaluate(mdp, pi, method=method) for method in ("direct", "sweeps"))
+        assert one.v.dtype == other.v.dtype == one.residual.dtype == dtype
+        assert one.converged and other.converged
+        assert_allclose(one.v, other.v, atol=tol)
+
+
+def test_direct_solves_the_linear_system(random_mdp):
+    mdp, pi = random_mdp(3), policies(3)[1]
+    assert_allclose(direct(dp.induce(mdp, jnp.asarray(pi))), closed_form(mdp, pi), rtol=1e-13)
+
+
+def test_partial_evaluation_is_that_many_sweeps(random_mdp):
+    mdp, pi = random_mdp(4), jnp.asarray(policies(4)[0])
+    v0 = jnp.arange(4.0)
+    v = v0
+    for num in range(4):
+        assert_allclose(partial_evaluation(dp.induce(mdp, pi), v0, num), v, rtol=1e-14)
+        v = dp.expectation(mdp, pi, v)
+
+
+def test_sweeps_start_where_they_are_told(random_mdp):
+    mdp, pi = random_mdp(5), jnp.asarray(policies(5)[0])
+    v = evaluate(mdp, pi, method="direct").v
+    assert evaluate(mdp, pi, v, method="sweeps").iterations == 1
+    assert evaluate(mdp, pi, jnp.zeros(4), method="sweeps").iterations > 1
+
+
+def test_max_iters_is_the_number_of_backups(random_mdp):
+    mdp, pi = random_mdp(6, gamma=0.99), jnp.asarray(policies(6)[0])
+    solution = evaluate(mdp, pi, method="sweeps", max_iters=3)
+    assert solution.iterations == 3
+    assert not solution.converged
+    v = closed_form(mdp, np.asarray(pi))
+    assert (solution.lower <= v).all() and (v <= solution.upper).all()
+
+
+def test_zero_probability_of_a_forbidden_action(random_mdp):
+    mask = np.ones((S, A), bool)
+    mask[1, 0] = False
+    mdp = random_mdp(8, mask=mask)
+    pi = policies(8)[1]
+    pi[1] = 0, 0.5, 0.5
+    for method in ("direct", "sweeps"):
+        solution = dp.evaluate(mdp, jnp.asarray(pi), method=method)
+        assert solution.converged
+        assert_allclose(solution.v, closed_form(mdp, pi), atol=1e-6)
+        assert solution.q[1, 0] == -np.inf
+
+
+def test_traced_forbidden_action_does_not_converge(random_mdp):
+    mask = np.ones((S, A), bool)
+    mask[1, 0] = False
+    for method in ("direct", "sweeps"):
+        solution = evaluate(random_mdp(8, mask=mask), jnp.zeros(S, int), method=method)
+        assert not solution.converged
+        assert_array_equal(solution.lower, np.full(S, -np.inf))
+        assert_array_equal(solution.upper, np.full(S, np.inf))
+
+
+@pytest.mark.parametrize("method", ["direct", "sweeps"])
+def test_traced_gamma_of_one_neither_raises_nor_hurts_its_neighbours(random_mdp, method):
+    mdp, pi = random_mdp(9), jnp.asarray(policies(9)[1])
+    at = jax.jit(jax.vmap(lambda gamma: dp.evaluate(mdp._replace(gamma=gamma), pi, method=method)))
+    three = at(jnp.array([0.5, 1.0, 0.9]))
+    assert_array_equal(three.converged, [True, False, True])
+    assert_array_equal(three.lower[1], np.full(S, -np.inf))
+    assert_array_equal(three.upper[1], np.full(S, np.inf))
+    for n, gamma in [(0, 0.5), (2, 0.9)]:
+        alone = evaluate(mdp._replace(gamma=jnp.asarray(gamma)), pi, method=method)
+        assert_allclose(three.v[n], alone.v, rtol=1e-12)
+        assert three.iterations[n] == alone.iterations
+
+
+def changed(pi: np.ndarray, s: int, row: list[float]) -> np.ndarray:
+    pi = pi.copy()
+    pi[s] = row
+    return pi
+
+
+UNIFORM = np.full((S, A), 1 / A)
+
+
+@pytest.mark.parametrize(
+    ("message", "policy"),
+    [
+        ("policy must have shape [4] or [4, 3], got [3]", np.zeros(A, int)),
+        ("policy must have shape [4] or [4, 3], got [3, 4]", UNIFORM.T),
+        ("policy must have shape [4] or [4, 3], got [1, 4, 3]", UNIFORM[None]),
+        ("a policy of shape [4] holds actions and must be of integers, got float64", np.zeros(S)),
+        ("a policy of shape [4, 3] holds probabilities and must be of floats, got int64", np.eye(S, A, dtype=int)),
+        ("policy[2] = 3 is not an action: there are 3", np.array([0, 1, 3, 0])),
+        ("policy[0] = -1 is not an action: there are 3", np.array([-1, 1, 2, 0])),
+        ("it sums to 0.9", changed(UNIFORM, 1, [0.3, 0.3, 0.3])),
+        ("policy[3] = [ 1.5 -0.5  0. ] is not a distribution", changed(UNIFORM, 3, [1.5, -0.5, 0.0])),
+        ("policy[0] = [nan  0.  1.] is not a distribution", changed(UNIFORM, 0, [np.nan, 0.0, 1.0])),
+        ("policy takes action 0 in state 2, which the mask forbids", np.array([2, 2, 0, 2])),
+        ("policy takes action 0 in state 2, which the mask forbids", UNIFORM),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_impossible_policies(random_mdp, message, policy):
+    mask = np.ones((S, A), bool)
+    mask[2, 0] = False
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dp.evaluate(random_mdp(0, mask=mask), jnp.asarray(policy))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_settings(random_mdp):
+    mdp, policy = random_mdp(0), jnp.zeros(S, int)
+    with pytest.raises(ValueError, match=r"evaluate needs gamma < 1, got gamma = 1"):
+        dp.evaluate(mdp._replace(gamma=jnp.asarray(1.0)), policy)
+    with pytest.raises(ValueError, match=r"tol must be positive.*, got 0"):
+        dp.evaluate(mdp, policy, tol=0.0)
+    with pytest.raises(ValueError, match=r'method must be "direct" or "sweeps", got \'krylov\''):
+        dp.evaluate(mdp, policy, method="krylov")

@@ -1,0 +1,147 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import expit
+
+import dsm
+from dsm.networks import silu
+
+EXTREMES = (1e-6, 1e-2, 1.0, 1e2, 1e6)
+
+
+def init(net, *arguments):
+    return jax.jit(net.init)(jax.random.key(0), *arguments)
+
+
+def shake(params, scale=0.3):
+    """Random parameters in place of the initial ones, whose last layer is zero."""
+    rng = np.random.default_rng(7)
+    return jax.tree.map(lambda a: jnp.asarray(scale * rng.normal(size=a.shape), a.dtype), params)
+
+
+@pytest.fixture(scope="module")
+def score_net():
+    net = dsm.ScoreMLP(width=16, num_blocks=2, sigma_data=0.5)
+    params = init(net, jnp.zeros(3), 1.0)
+    return jax.jit(net.apply), params, shake(params)
+
+
+def test_silu_is_silu():
+    z = np.linspace(-40, 40, 101)
+    np.testing.assert_allclose(silu(jnp.asarray(z)), z * expit(z), rtol=1e-12, atol=1e-13)
+
+
+def test_energy_mlp_against_numpy():
+    net = dsm.EnergyMLP(widths=(5, 4))
+    x = jnp.array([0.3, -1.2, 2.0])
+    params = shake(init(net, x))
+    layers = [params["params"][f"Dense_{i}"] for i in range(3)]
+    assert [layer["kernel"].shape for layer in layers] == [(3, 5), (5, 4), (4, 1)]
+    h = np.asarray(x)
+    for layer in layers[:2]:
+        z = h @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+        h = z * expit(z)
+    expected = h @ np.asarray(layers[2]["kernel"])[:, 0] + np.asarray(layers[2]["bias"])[0]
+    energy = net.apply(params, x)
+    assert energy.shape == ()
+    np.testing.assert_allclose(energy, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sigma", EXTREMES)
+def test_score_mlp_starts_as_the_score_of_a_smoothed_gaussian(score_net, sigma):
+    apply, params, _ = score_net
+    for size in (1.0, 1e4):
+        x = size * jnp.array([1.0, -2.0, 0.5])
+        np.testing.assert_allclose(apply(params, x, sigma), -x / (sigma**2 + 0.25), rtol=1e-12)
+
+
+def test_score_mlp_is_the_preconditioned_denoiser(score_net):
+    # sigma (s + x / (sigma^2 + sigma_data^2)) = sigma_data c_in F: if F sees x only through c_in x and c_noise, then
+    # scaling x with c_in held at c_in x gives one F at every sigma_data.
+    _, _, params = score_net
+    sigma, u = 0.8, jnp.array([0.7, -0.1, 0.4])
+    found = []
+    for sigma_data in (0.5, 2.0):
+        net = dsm.ScoreMLP(width=16, num_blocks=2, sigma_data=sigma_data)
+        c_in = 1 / np.sqrt(sigma**2 + sigma_data**2)
+        x = u / c_in
+        denoised = x + sigma**2 * net.apply(params, x, sigma)
+        c_skip, c_out = sigma_data**2 * c_in**2, sigma * sigma_data * c_in
+        found.append((denoised - c_skip * x) / c_out)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-11)
+    assert np.abs(found[0]).min() > 1e-3
+
+
+def test_score_mlp_tells_levels_apart_by_more_than_the_scale_of_x(score_net):
+    # The same c_in x at two levels: F = (D - c_skip x) / c_out differs only through c_noise.
+    apply, _, params = score_net
+    F = []
+    for sigma in (0.1, 1.0):
+        c_in = 1 / np.sqrt(sigma**2 + 0.25)
+        x = jnp.array([0.7, -0.1, 0.4]) / c_in
+        F.append((x + sigma**2 * apply(params, x, sigma) - 0.25 * c_in**2 * x) / (sigma * 0.5 * c_in))
+    assert np.abs(F[0] - F[1]).max() > 1e-2
+
+
+def test_score_mlp_denoises_nothing_without_noise_and_forgets_x_in_much(score_net):
+    apply, _, params = score_net
+    x = jnp.array([1.0, -2.0, 0.5])
+    np.testing.assert_allclose(x + 1e-12 * apply(params, x, 1e-6), x, atol=1e-4)
+    near, far = (1e12 * apply(params, y, 1e6) + y for y in (x, 10 * x))
+    np.testing.assert_allclose(near, far, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_networks_are_finite_at_every_sigma_and_keep_the_dtype(dtype):
+    x = jnp.array([1.0, -2.0, 0.5], dtype)
+    net, energy_net = dsm.ScoreMLP(width=8, num_blocks=1), dsm.ConditionalEnergyMLP(widths=(8, 8))
+    params, energy_params = shake(init(net, x, x[0])), shake(init(energy_net, x, x[0]))
+    assert {a.dtype for a in jax.tree.leaves((params, energy_params))} == {jnp.dtype(dtype)}
+
+    @jax.jit
+    @jax.vmap
+    def scores(size, sigma):
+        energy_score = dsm.score_of(lambda x, sigma: energy_net.apply(energy_params, x, sigma))
+        return net.apply(params, size * x, sigma), energy_score(size * x, sigma)
+
+    sizes, sigmas = np.meshgrid([0.0, 1.0, 1e4], EXTREMES)
+    for s in scores(jnp.asarray(sizes.ravel(), dtype), jnp.asarray(sigmas.ravel(), dtype)):
+        assert s.dtype == dtype and s.shape == (15, 3)
+        assert np.isfinite(s).all()
+
+
+def test_score_mlp_keeps_any_shape(score_net):
+    net = dsm.ScoreMLP(width=8, num_blocks=1)
+    x = jax.random.normal(jax.random.key(0), (2, 3))
+    params = shake(init(net, x, 1.0))
+    score = net.apply(params, x, 0.5)
+    assert score.shape == (2, 3)
+    np.testing.assert_allclose(score.reshape(-1), net.apply(params, x.reshape(-1), 0.5), rtol=1e-13)
+
+
+def test_a_batch_by_vmap_is_the_examples_one_by_one(score_net):
+    apply, _, params = score_net
+    x = jax.random.normal(jax.random.key(0), (4, 3))
+    sigma = jnp.array([0.01, 0.1, 1.0, 10.0])
+    together = jax.jit(jax.vmap(apply, in_axes=(None, 0, 0)))(params, x, sigma)
+    for i in range(4):
+        np.testing.assert_allclose(together[i], apply(params, x[i], sigma[i]), rtol=1e-10)
+
+
+def test_conditional_energy_has_the_preconditioned_score():
+    # With all parameters zero f = 0: the score of N(0, sigma_data^2 I) smoothed.
+    net = dsm.ConditionalEnergyMLP(widths=(8,), sigma_data=0.5)
+    x = jnp.array([1.0, -2.0])
+    params = jax.tree.map(jnp.zeros_like, init(net, x, 1.0))
+    score = dsm.score_of(lambda x, sigma: net.apply(params, x, sigma))
+    np.testing.assert_allclose(score(x, 0.3), -x / (0.09 + 0.25), rtol=1e-13)
+    # With f(u, c) = k . u the score gains -sigma_data / sigma c_in k: one inner layer would bend it, none is linear.
+    linear = dsm.ConditionalEnergyMLP(widths=(), sigma_data=0.5)
+    params = jax.tree.map(jnp.zeros_like, init(linear, x, 1.0))
+    kernel = params["params"]["EnergyMLP_0"]["Dense_0"]["kernel"].at[:2, 0].set(jnp.array([3.0, 4.0]))
+    params["params"]["EnergyMLP_0"]["Dense_0"]["kernel"] = kernel
+    score = dsm.score_of(lambda x, sigma: linear.apply(params, x, sigma))
+    c_in = 1 / np.sqrt(0.09 + 0.25)
+    expected = -np.asarray(x) * c_in**2 - 0.5 / 0.3 * c_in * np.array([3.0, 4.0])
+    np.testing.assert_allclose(score(x, 0.3), expected, rtol=1e-12)
