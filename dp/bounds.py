@@ -31,7 +31,7 @@ class Bounds(NamedTuple):
 
     lower, mid, upper: [S]; mid is halfway between the other two. gap: `max_s (upper - lower)(s)`.
     floor: the part of gap that is due to rounding alone, which no further sweep can remove.
-    Where nothing can be said (ρ⁺ >= 1, or a number that is not finite) the bounds are infinite.
+    Where nothing can be said (ρ⁺ >= 1, γ < 0, or a number that is not finite) the bounds are infinite.
     """
 
     lower: Float[Array, " S"]
@@ -85,8 +85,9 @@ def enclose(v: Float[Array, " S"], Tv: Float[Array, " S"], modulus: Modulus) -> 
         """`Σ_k ρ^k d`: all that this sweep and those to come can add."""
         return jnp.where(contracts, d / jnp.where(contracts, 1 - rho, 1.0), jnp.inf)
 
-    # The last term: processors may flush numbers below `tiny` to zero, in each of the n products.
-    e = (1 + 8 * eps) * rounding * (jnp.max(most) * jnp.max(jnp.abs(v)) + rewards) + tiny / eps
+    # The last term: processors may take numbers below `tiny` for zero, as factors and as products.
+    scale = jnp.max(jnp.abs(v))
+    e = (1 + 8 * eps) * rounding * (jnp.max(most) * scale + rewards) + tiny / eps * (1 + scale)
     rise, fall = jnp.max(Tv - v), jnp.min(Tv - v)
     rise, fall = rise + 2 * eps * jnp.abs(rise) + e, fall - 2 * eps * jnp.abs(fall) - e
     rise = jnp.where(rise >= 0, most * total(rise, jnp.max(most)), least * total(rise, jnp.min(least)))
@@ -95,13 +96,14 @@ def enclose(v: Float[Array, " S"], Tv: Float[Array, " S"], modulus: Modulus) -> 
     reach = jnp.max(jnp.abs(Tv))
     up = rise + e + 8 * eps * (reach + jnp.abs(rise) + e)
     down = fall - e - 8 * eps * (reach + jnp.abs(fall) + e)
-    gap = jnp.max(up - down) * (1 + 2 * eps)
-    known = contracts & jnp.isfinite(gap)
+    lower, upper = Tv + down, Tv + up
+    gap = jnp.max(upper - lower) * (1 + 2 * eps)
+    known = contracts & (jnp.min(least) >= 0) & jnp.isfinite(gap)
     return Bounds(
-        lower=jnp.where(known, Tv + down, -jnp.inf),
+        lower=jnp.where(known, lower, -jnp.inf),
         # Not (lower + upper) / 2: where the shifts cancel, mid is the backup itself, to the last bit.
         mid=jnp.where(known, Tv + (up + down) / 2, Tv),
-        upper=jnp.where(known, Tv + up, jnp.inf),
+        upper=jnp.where(known, upper, jnp.inf),
         gap=jnp.where(known, gap, jnp.inf),
         floor=2 * (total(e, jnp.max(most)) + 8 * eps * reach),
     )

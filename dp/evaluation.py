@@ -78,6 +78,8 @@ def require_policy(mdp: MDP, policy: Policy) -> None:
         raise ValueError(f"policy must have shape {[S]} or {[S, A]}, got {list(policy.shape)}")
     if policy.ndim == 1 and not jnp.issubdtype(policy.dtype, jnp.integer):
         raise ValueError(f"a policy of shape {[S]} holds actions and must be of integers, got {policy.dtype}")
+    if policy.ndim == 2 and not jnp.issubdtype(policy.dtype, jnp.floating):
+        raise ValueError(f"a policy of shape {[S, A]} holds probabilities and must be of floats, got {policy.dtype}")
     if isinstance(policy, Tracer) or isinstance(mdp.mask, Tracer):
         return
     pi = np.asarray(policy)

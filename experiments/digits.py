@@ -23,7 +23,7 @@ CHUNK = 250
 
 def main(
     *,
-    steps: int = 8000,
+    steps: int = 5500,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
     ema_decay: float = 0.999,
@@ -42,7 +42,7 @@ def main(
     """Train a score network on 1000 digits, sample new ones, and measure them against 797 held-out digits.
 
     Args:
-        steps: of training.
+        steps: of training. More of them lower the Frechet distance, and bring the samples nearer to copies.
         batch_size: images a step, drawn with replacement.
         learning_rate: highest rate of Adam, between a warm-up (a tenth of the steps, 500 at most) and a cosine to 0.
         ema_decay: of the average of parameters that is sampled from.

@@ -464,8 +464,8 @@ def verdict(metrics: dict) -> list[str]:
         claim = {"worse": "holds", "better": "is contradicted", "undecided": "is not decided"}
         sentences.append(
             f"Points {points}: that equation 1 is poorer at low density {claim[word(absolute)]}. Its score errs by "
-            f"{mean[0]:.3g} in the sparsest decile and by {mean[-1]:.3g} in the densest, a difference of {absolute}. As "
-            f"shares of the data's score, {share[0]:.2g} and {share[-1]:.2g}, a difference of {relative}, it "
+            f"{mean[0]:.3g} in the sparsest decile and by {mean[-1]:.3g} in the densest, a difference of {absolute}. "
+            f"As shares of the data's score, {share[0]:.2g} and {share[-1]:.2g}, a difference of {relative}, it "
             f"{claim[word(relative)]}."
         )
         against = metrics["equation_2_minus_equation_1"][points]

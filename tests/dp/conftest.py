@@ -12,7 +12,9 @@ import dp
 def _random_mdp(seed: int, S: int = 4, A: int = 3, gamma: float = 0.9, dtype: type = np.float64, **sets) -> dp.MDP:
     rng = np.random.default_rng(seed)
     P = rng.exponential(size=(S, A, S)) * (rng.random((S, A, S)) < 0.7) + 0.01
-    return dp.make_mdp((P / P.sum(-1, keepdims=True)).astype(dtype), rng.normal(size=(S, A)).astype(dtype), gamma, **sets)
+    return dp.make_mdp(
+        (P / P.sum(-1, keepdims=True)).astype(dtype), rng.normal(size=(S, A)).astype(dtype), gamma, **sets
+    )
 
 
 @pytest.fixture(scope="session")

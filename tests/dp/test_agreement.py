@@ -74,7 +74,7 @@ def test_all_agree(random_mdp, seed):
         assert (attained >= solution.lower - SLACK).all(), name
 
 
-@pytest.mark.parametrize(("S", "A"), [(1, 1), (1, 3), (3, 1)])
+@pytest.mark.parametrize(("S", "A"), [(1, 1), (1, 3)])
 def test_the_smallest_problems(random_mdp, S, A):
     mdp = random_mdp(0, S=S, A=A)
     P, R = np.asarray(mdp.P), np.asarray(mdp.R)

@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """All that has a certificate: for v_* (and the policy greedy in v), for the deterministic policy, the stochastic one."""
+    """All that has a certificate: on v_* (and on the policy greedy in v), on the actions, on the stochastic policy."""
 
     optimal: dict
     greedy: jax.Array

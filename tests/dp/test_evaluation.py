@@ -12,7 +12,7 @@ import dp
 from dp.evaluation import direct, partial_evaluation
 
 S, A = 4, 3
-evaluate = jax.jit(dp.evaluate, static_argnames=("method", "tol", "max_iters"))
+traced = jax.jit(dp.evaluate, static_argnames="method")
 
 
 def closed_form(mdp: dp.MDP, pi: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ def policies(seed: int) -> list[np.ndarray]:
 def test_value_of_a_policy(random_mdp, method, kind):
     for seed in range(5):
         mdp, pi = random_mdp(seed), policies(seed)[kind]
-        solution = evaluate(mdp, jnp.asarray(pi), method=method)
+        solution = dp.evaluate(mdp, jnp.asarray(pi), method=method)
         v = closed_form(mdp, pi)
         assert solution.converged
         assert (solution.upper - solution.lower).max() <= 1e-6
@@ -47,7 +47,7 @@ def test_value_of_a_policy(random_mdp, method, kind):
 def test_methods_agree_in_both_dtypes(random_mdp):
     for dtype, tol in [(np.float32, 1e-3), (np.float64, 1e-6)]:
         mdp, pi = random_mdp(7, dtype=dtype), jnp.asarray(policies(7)[1], dtype)
-        one, other = (evaluate(mdp, pi, method=method) for method in ("direct", "sweeps"))
+        one, other = (dp.evaluate(mdp, pi, method=method) for method in ("direct", "sweeps"))
         assert one.v.dtype == other.v.dtype == one.residual.dtype == dtype
         assert one.converged and other.converged
         assert_allclose(one.v, other.v, atol=tol)
@@ -69,14 +69,14 @@ def test_partial_evaluation_is_that_many_sweeps(random_mdp):
 
 def test_sweeps_start_where_they_are_told(random_mdp):
     mdp, pi = random_mdp(5), jnp.asarray(policies(5)[0])
-    v = evaluate(mdp, pi, method="direct").v
-    assert evaluate(mdp, pi, v, method="sweeps").iterations == 1
-    assert evaluate(mdp, pi, jnp.zeros(4), method="sweeps").iterations > 1
+    v = dp.evaluate(mdp, pi, method="direct").v
+    assert dp.evaluate(mdp, pi, v, method="sweeps").iterations == 1
+    assert dp.evaluate(mdp, pi, jnp.zeros(4), method="sweeps").iterations > 1
 
 
 def test_max_iters_is_the_number_of_backups(random_mdp):
     mdp, pi = random_mdp(6, gamma=0.99), jnp.asarray(policies(6)[0])
-    solution = evaluate(mdp, pi, method="sweeps", max_iters=3)
+    solution = dp.evaluate(mdp, pi, method="sweeps", max_iters=3)
     assert solution.iterations == 3
     assert not solution.converged
     v = closed_form(mdp, np.asarray(pi))
@@ -100,7 +100,7 @@ def test_traced_forbidden_action_does_not_converge(random_mdp):
     mask = np.ones((S, A), bool)
     mask[1, 0] = False
     for method in ("direct", "sweeps"):
-        solution = evaluate(random_mdp(8, mask=mask), jnp.zeros(S, int), method=method)
+        solution = traced(random_mdp(8, mask=mask), jnp.zeros(S, int), method=method)
         assert not solution.converged
         assert_array_equal(solution.lower, np.full(S, -np.inf))
         assert_array_equal(solution.upper, np.full(S, np.inf))
@@ -115,7 +115,7 @@ def test_traced_gamma_of_one_neither_raises_nor_hurts_its_neighbours(random_mdp,
     assert_array_equal(three.lower[1], np.full(S, -np.inf))
     assert_array_equal(three.upper[1], np.full(S, np.inf))
     for n, gamma in [(0, 0.5), (2, 0.9)]:
-        alone = evaluate(mdp._replace(gamma=jnp.asarray(gamma)), pi, method=method)
+        alone = dp.evaluate(mdp._replace(gamma=jnp.asarray(gamma)), pi, method=method)
         assert_allclose(three.v[n], alone.v, rtol=1e-12)
         assert three.iterations[n] == alone.iterations
 

@@ -48,7 +48,7 @@ def test_the_certificate_is_not_taken_in(sweeps, dtype):
     assert (solution.upper - solution.lower).max() <= (1e-6 if dtype == np.float64 else 1e-3)
 
 
-@pytest.mark.parametrize("sweeps", [1, 2, 5])
+@pytest.mark.parametrize("sweeps", [1, 3])
 def test_history_is_evaluation_then_improvement(random_mdp, sweeps):
     mdp, policy0, v0 = random_mdp(0), jnp.array([2, 0, 1, 1]), jnp.array([3.0, -1.0, 0.0, 2.0])
     history = dp.policy_iteration_history(mdp, policy0, v0, 4, sweeps=sweeps)
@@ -80,15 +80,14 @@ def test_history_of_exact_evaluation_is_howards(random_mdp):
 
 def test_one_sweep_from_greedy_is_value_iteration(random_mdp):
     mdp, v0 = random_mdp(2), jnp.array([3.0, -1.0, 0.0, 2.0])
-    modified = dp.policy_iteration_history(mdp, dp.greedy(mdp, v0), v0, 6, sweeps=1)
-    assert_allclose(modified.v, dp.value_iteration_history(mdp, v0, 6).v, rtol=1e-13)
+    modified = dp.policy_iteration_history(mdp, dp.greedy(mdp, v0), v0, 4, sweeps=1)
+    assert_allclose(modified.v, dp.value_iteration_history(mdp, v0, 5).v[:5], rtol=1e-13)
 
 
 def test_incumbents_stay_among_ties():
-    mdp = dp.make_mdp(np.tile(np.eye(2)[:, None], (1, 3, 1)), np.ones(2), 0.5)
-    history = dp.policy_iteration_history(mdp, jnp.array([2, 1]), None, 3)
-    assert_array_equal(history.policy, [[2, 1]] * 4)
-    assert_array_equal(dp.policy_iteration(mdp, jnp.array([2, 1])).policy, [2, 1])
+    mdp = dp.make_mdp(np.tile(np.eye(4)[:, None], (1, 3, 1)), np.ones(4), 0.5)
+    history = dp.policy_iteration_history(mdp, jnp.array([2, 1, 0, 2]), jnp.zeros(4), 4)
+    assert_array_equal(history.policy, [[2, 1, 0, 2]] * 5)
 
 
 def test_exact_evaluation_settles_beneath_the_floor(random_mdp):
@@ -115,11 +114,10 @@ def test_max_iters_counts_evaluations(random_mdp):
 
 
 def test_policies_of_any_integer_dtype(random_mdp):
-    mdp = random_mdp(5)
+    mdp, v0 = random_mdp(5), jnp.zeros(4)
     narrow, wide = jnp.zeros(4, np.int8), jnp.zeros(4, np.int64)
-    assert_array_equal(dp.policy_iteration(mdp, narrow).policy, dp.policy_iteration(mdp, wide).policy)
-    assert_array_equal(dp.evaluate(mdp, narrow).v, dp.evaluate(mdp, wide).v)
-    one, other = (dp.policy_iteration_history(mdp, policy0, None, 2) for policy0 in (narrow, wide))
+    assert_array_equal(dp.policy_iteration(mdp, narrow).policy, dp.policy_iteration(mdp).policy)
+    one, other = (dp.policy_iteration_history(mdp, policy0, v0, 4) for policy0 in (narrow, wide))
     assert_array_equal(one.policy, other.policy)
     assert_array_equal(one.v, other.v)
 

@@ -48,7 +48,7 @@ def test_history_is_the_operator_repeated(random_mdp):
         assert_allclose(history.q[k], dp.action_values(mdp, history.v[k]), rtol=1e-14)
 
 
-@pytest.mark.parametrize("order", [[3, 2, 1, 0], [0, 0, 2], [[0, 1, 2, 3], [3, 2, 1, 0], [2, 2, 1, 1]]])
+@pytest.mark.parametrize("order", [[3, 2, 1, 0], [0, 0, 2, 0], [[0, 1, 2, 3], [3, 2, 1, 0], [2, 2, 1, 1]]])
 def test_history_in_place_is_gauss_seidel(random_mdp, order):
     mdp, v0 = random_mdp(1), np.array([3.0, -1.0, 0.0, 2.0])
     cycle = np.atleast_2d(order).tolist()
@@ -58,17 +58,15 @@ def test_history_in_place_is_gauss_seidel(random_mdp, order):
 
 def test_history_starts_from_zero_and_needs_no_discount(random_mdp):
     mdp = random_mdp(2)._replace(gamma=jnp.asarray(1.0))
-    history = dp.value_iteration_history(mdp, None, 1)
-    assert_array_equal(history.v[0], np.zeros(S))
-    assert_array_equal(history.v[1], mdp.R.max(1))
-    assert dp.value_iteration_history(mdp, None, 0).v.shape == (1, S)
+    history = dp.value_iteration_history(mdp, None, 0)
+    assert_array_equal(history.v, np.zeros((1, S)))
+    assert_array_equal(history.q[0], mdp.R)
 
 
 def test_solver_in_place_follows_the_history(random_mdp):
     # After n iterations the certificate is about the n - 1st sweep.
     mdp, order = random_mdp(3), jnp.array([[0, 1, 2, 3], [3, 1, 2, 0]])
-    v = dp.value_iteration_history(mdp, None, 3, order=order).v[3]
-    bounds = dp.bounds(mdp, v)
+    bounds = jax.jit(dp.bounds)(mdp, jnp.asarray(gauss_seidel(mdp, np.zeros(S), [*order, order[0]])[-1]))
     solution = dp.value_iteration(mdp, order=order, max_iters=4)
     assert solution.iterations == 4
     assert_allclose(solution.lower, bounds.lower, rtol=1e-13)
@@ -78,7 +76,9 @@ def test_solver_in_place_follows_the_history(random_mdp):
 # Convergence
 
 
-@pytest.mark.parametrize("order", [None, [0, 1, 2, 3], [[3, 2, 1, 0], [0, 2, 1, 3]], [[0], [3], [1], [2]]], ids=str)
+@pytest.mark.parametrize(
+    "order", [None, [[0, 1, 2, 3]] * 2, [[3, 2, 1, 0], [0, 2, 1, 3]], [[0, 0, 3, 3], [1, 2, 1, 2]]], ids=str
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_solution_of_a_cycle_in_closed_form(dtype, order):
     # A ring of four with a reward of 1 on leaving state 0, and a worse action: v(s) = γ^(4 - s mod 4) / (1 - γ^4).
@@ -104,13 +104,13 @@ def test_residual_is_that_of_v(random_mdp):
 
 def test_a_good_start_saves_the_work(random_mdp):
     mdp = random_mdp(5)
-    cold = dp.value_iteration(mdp)
+    cold = dp.value_iteration(mdp, jnp.zeros(S))
     assert dp.value_iteration(mdp, cold.v).iterations == 1 < cold.iterations
 
 
 def test_a_state_that_never_comes_up_is_not_certified(random_mdp):
     mdp = random_mdp(6)
-    solution = dp.value_iteration(mdp, order=jnp.array([0, 1, 2]))
+    solution = dp.value_iteration(mdp, order=jnp.array([0, 1, 2, 0]))
     v = dp.policy_iteration(mdp).v
     assert not solution.converged
     assert (solution.lower <= v).all() and (v <= solution.upper).all()
@@ -176,10 +176,9 @@ def assert_equals_the_loop(together: dp.Solution, alone: list[dp.Solution]) -> N
     ("solver", "axis"),
     [
         ("synchronous", "gamma"),
-        ("synchronous", "rewards"),
         ("synchronous", "everything"),
         ("in place", "everything"),
-        ("exact", "gamma"),
+        ("exact", "rewards"),
         ("exact", "everything"),
         ("modified", "everything"),
     ],
@@ -191,7 +190,9 @@ def test_vmap_equals_the_loop(random_mdp, solver, axis):
         dp.MDP(*(one if ax is None else own for own, one, ax in zip(mdp, fixed, AXES[axis], strict=True)))
         for mdp in mdps
     ]
-    batch = dp.MDP(*(one if ax is None else many for many, one, ax in zip(stacked(mdps), fixed, AXES[axis], strict=True)))
+    batch = dp.MDP(
+        *(one if ax is None else many for many, one, ax in zip(stacked(mdps), fixed, AXES[axis], strict=True))
+    )
     alone = [SOLVERS[solver](mdp) for mdp in mixed]
     assert solver == "exact" or len({int(one.iterations) for one in alone}) > 1
     assert_equals_the_loop(vmapped(solver, axis)(batch), alone)
@@ -223,20 +224,23 @@ def test_a_bad_neighbour_fails_alone(random_mdp, solver):
     assert_equals_the_loop(jax.tree.map(lambda x: x[jnp.array([0, -1])], together), [alone, alone])
 
 
-@pytest.mark.parametrize("solver", ["synchronous", "exact"])
-def test_one_shape_compiles_once(random_mdp, monkeypatch, solver):
+def test_one_shape_compiles_once_within_jit(random_mdp):
     chex.clear_trace_counter()
-    solve = jax.jit(chex.assert_max_traces(lambda mdp: SOLVERS[solver](mdp), n=1))
+    solve = jax.jit(chex.assert_max_traces(dp.value_iteration, n=1))
     for seed in range(4):
         solve(random_mdp(seed, gamma=0.5 + seed / 10))
+
+
+@pytest.mark.parametrize("solver", ["synchronous", "exact"])
+def test_one_shape_compiles_once(random_mdp, monkeypatch, solver):
     # The library's own jit: action_values runs in Python only while something is traced.
     traced = []
     action_values = bellman.action_values
     monkeypatch.setattr(bellman, "action_values", lambda mdp, v: traced.append(1) or action_values(mdp, v))
-    SOLVERS[solver](random_mdp(0, A=2))
+    SOLVERS[solver](random_mdp(0, S=5))
     once = len(traced)
     for seed in range(1, 4):
-        SOLVERS[solver](random_mdp(seed, A=2, gamma=0.5 + seed / 10))
+        SOLVERS[solver](random_mdp(seed, S=5, gamma=0.5 + seed / 10))
     assert len(traced) == once > 0
 
 
