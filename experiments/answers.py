@@ -42,9 +42,9 @@ def score_matching_answers(m: dict) -> list[str]:
 
 def digits_answers(m: dict) -> list[str]:
     """Say how good the digits are."""
-    real = m["table"]["real training half"]
+    real = m["table"]["training half"]
     return [
-        f"1(c) on real data: digits from noise, Fréchet distance {m['frechet']:.2f} (real digits "
+        f"1(c) on real data: digits from noise, Fréchet distance {m['frechet']:.2f} (real digits of the training half "
         f"{real['frechet']['mean']:.2f}), coverage {m['coverage']:.2f}, nearest-neighbour ratio "
         f"{m['nearest_neighbour_ratio']:.2f}.",
         "This is a short training. The full one (python -m experiments.digits, some minutes) is what the goals of "

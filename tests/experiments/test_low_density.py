@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import dsm
-from experiments import low_density
+from experiments import low_density, low_density_report, low_density_truth
 
 TINY = {"seeds": 2, "steps": 3, "batch_size": 8, "train_size": 20, "width": 4, "nodes": 16, "num_points": 100}
 
@@ -29,7 +29,7 @@ def test_reports_every_model_and_set_of_points(run):
     metrics = run[1]["metrics"]
     models = ["equation 1", "equation 2, σ = 0.5", "equation 2, σ = 1"]
     assert list(metrics["density"]) == models
-    for points in low_density.POINTS:
+    for points in low_density_truth.POINTS:
         assert list(metrics["error"][points]) == models
         assert list(metrics["error_from_smoothed_score"][points]) == models[1:]
         assert all(len(row["mean"]) == len(row["half_width"]) == 10 for row in metrics["error"][points].values())
@@ -53,11 +53,13 @@ def test_truth_by_quadrature(run):
 
 def test_the_truth_itself_has_no_error():
     with jax.enable_x64(False):
-        setting = low_density.make_setting(jax.random.key(1), num_points=200, nodes=40)
+        setting = low_density_truth.make_setting(jax.random.key(1), num_points=200, nodes=40)
         target = setting.target
-        evaluate = jax.jit(lambda sigma: low_density.evaluate(lambda x: 3.0 - target.logdensity(x), setting, sigma))
+        evaluate = jax.jit(
+            lambda sigma: low_density_truth.evaluate(lambda x: 3.0 - target.logdensity(x), setting, sigma)
+        )
         found = evaluate(jnp.asarray(0.5))
-        truth = low_density.describe(setting, [0.5])
+        truth = low_density_truth.describe(setting, [0.5])
     # Float32 scores reach 30, and errors are squared.
     assert found.to_data.max() < 1e-6
     assert abs(found.kl) < 1e-5
@@ -65,14 +67,16 @@ def test_the_truth_itself_has_no_error():
     np.testing.assert_allclose(found.nll, truth.entropy, atol=1e-5)
     np.testing.assert_allclose(found.sparse_mass, truth.sparse_mass, atol=1e-6)
     # Against its own target, the data's score errs by exactly what smoothing does to it.
-    bias = np.stack([low_density.rms_by_decile(*pair) for pair in zip(found.to_smoothed, truth.decile, strict=True)])
+    bias = np.stack(
+        [low_density_truth.rms_by_decile(*pair) for pair in zip(found.to_smoothed, truth.decile, strict=True)]
+    )
     np.testing.assert_allclose(bias, truth.bias[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("num", [100, 101, 109])
 def test_deciles_partition_the_values_in_order(num):
     values = np.random.default_rng(num).normal(size=num)
-    decile = low_density.deciles(values)
+    decile = low_density_truth.deciles(values)
     sizes = np.bincount(decile, minlength=10)
     assert sizes.sum() == num and sizes.max() - sizes.min() <= 1
     for d in range(9):
@@ -80,13 +84,13 @@ def test_deciles_partition_the_values_in_order(num):
 
 
 def test_deciles_split_ties():
-    assert np.bincount(low_density.deciles(np.zeros(50))).tolist() == [5] * 10
+    assert np.bincount(low_density_truth.deciles(np.zeros(50))).tolist() == [5] * 10
 
 
 def test_rms_by_decile_against_a_loop():
     rng = np.random.default_rng(0)
     squares, values = rng.exponential(size=(2, 3, 60)), rng.normal(size=60)
-    found = low_density.rms_by_decile(squares, low_density.deciles(values))
+    found = low_density_truth.rms_by_decile(squares, low_density_truth.deciles(values))
     order = sorted(range(60), key=lambda n: values[n])
     for i in range(2):
         for j in range(3):
@@ -100,7 +104,7 @@ def test_rms_by_decile_against_a_loop():
 def test_interval_is_students():
     values = np.random.default_rng(3).normal(size=7)
     lower, upper = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    assert low_density.interval(values) == pytest.approx((values.mean(), lower, upper))
+    assert low_density_report.interval(values) == pytest.approx((values.mean(), lower, upper))
 
 
 def test_comparison_names_what_it_decides():
@@ -109,21 +113,21 @@ def test_comparison_names_what_it_decides():
     shift = np.array([-1.0] * 4 + [0.0] * 3 + [1.0] * 3)
     # Paired: the seeds scatter by 3, the differences by 0.1 around the shift; the middle is symmetric about 0.
     noise = np.tile([[0.1], [-0.1]], (4, 10))
-    found = low_density.compare(baseline + shift + noise, baseline)
+    found = low_density_report.compare(baseline + shift + noise, baseline)
     assert (found["better_in"], found["worse_in"], found["sparsest_is"]) == ([1, 2, 3, 4], [8, 9, 10], "better")
     assert found["sparsest"]["mean"] == pytest.approx(-1)
 
 
 def test_runs():
-    assert low_density.runs([1, 2, 3, 5, 9, 10]) == "1-3, 5, 9-10"
-    assert low_density.runs([]) == ""
+    assert low_density_report.runs([1, 2, 3, 5, 9, 10]) == "1-3, 5, 9-10"
+    assert low_density_report.runs([]) == ""
 
 
 def test_box_holds_the_data():
-    target = low_density.three_modes()
+    target = low_density_truth.three_modes()
     assert isinstance(target, dsm.GaussianMixture)
     spread = np.sqrt(np.diagonal(target.covariances, axis1=1, axis2=2))
-    assert (np.abs(target.means) + 4.9 * spread < low_density.HALF_WIDTH).all()
+    assert (np.abs(target.means) + 4.9 * spread < low_density_truth.HALF_WIDTH).all()
 
 
 @pytest.mark.parametrize(
