@@ -53,7 +53,7 @@ def greedy(mdp: MDP, v: Float[Array, " S"]) -> Int[Array, " S"]:
 
 
 def improve(q: Float[Array, "S A"], policy: Int[Array, " S"]) -> Int[Array, " S"]:
-    """`π'(s) = argmax_a q(s, a)`, but π(s) where it attains the maximum: a policy cannot cycle among ties."""
+    """`π'(s) = argmax_a q(s, a)`, but π(s) where it attains the maximum: a policy cannot cycle among exact ties."""
     return jnp.where(state_values(q, policy) == jnp.max(q, axis=1), policy, jnp.argmax(q, axis=1))
 
 

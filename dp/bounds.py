@@ -10,11 +10,12 @@ series, `v_* <= v + D` with `D = d / (1 - ρ⁺)` (ρ⁻ if d <= 0), and one mor
 
 A terminal state has ρ⁺(s) = 0: its value is enclosed at once.
 
-Rounding. A backup in floats with unit roundoff u, of rows with n nonzero successors summed in any order, is off by at
-most `e = γ_{n+4} (ρ⁺ max|v| + max|R|)`, with `γ_k = k u / (1 - k u)` (Higham 2002, section 3.1: n products and n - 1
-sums, one product with γ, one sum with R; the rest is slack for e itself). d⁺ and d⁻ move outwards by e, the bounds by e
-and by the rounding of their own arithmetic. ρ⁺ and ρ⁻ are sums of n terms too and move outwards likewise. So a
-residual of exactly 0 still leaves an honest gap of about `2 e / (1 - ρ⁺)`, the floor under what a dtype can certify.
+Rounding. A backup in IEEE floats with unit roundoff u, of rows with n nonzero successors summed in any order, is off
+by at most `e = γ_{n+4} (ρ⁺ max|v| + max|R|)`, with `γ_k = k u / (1 - k u)` (Higham 2002, section 3.1: n products and
+n - 1 sums, one product with γ, one sum with R; the rest is slack for e itself). d⁺ and d⁻ move outwards by e, the
+bounds by e and by the rounding of their own arithmetic. ρ⁺ and ρ⁻ are sums of n terms too and move outwards likewise.
+So a residual of exactly 0 still leaves an honest gap of about `2 e / (1 - ρ⁺)`, the floor under what a dtype can
+certify.
 """
 
 from typing import NamedTuple
@@ -30,7 +31,8 @@ class Bounds(NamedTuple):
     """`lower <= v_* <= upper` in every state, and `lower <= v_π` for the policy of the backup.
 
     lower, mid, upper: [S]; mid is halfway between the other two. gap: `max_s (upper - lower)(s)`.
-    floor: the part of gap that is due to rounding alone, which no further sweep can remove.
+    floor: what rounding alone adds to the gap at any v near v_*: no sweep can bring the gap below it. It is an
+        underestimate, and tight once the bounds are.
     Where nothing can be said (ρ⁺ >= 1, γ < 0, or a number that is not finite) the bounds are infinite.
     """
 
@@ -64,7 +66,7 @@ def modulus(
     """Return the `Modulus` of an MDP or a chain; `more_terms` counts roundings made before its numbers were stored."""
     unit = jnp.finfo(R.dtype).eps / 2
     rounding = (transitions.terms(P) + (4 + more_terms)).astype(R.dtype) * unit
-    rounding = rounding / (1 - rounding)
+    rounding = jnp.where(rounding < 0.5, rounding / (1 - rounding), jnp.inf)
     mass = transitions.mass(P).reshape(R.shape[0], -1)
     where = jnp.ones(mass.shape, bool) if mask is None else mask
     return Modulus(
@@ -85,9 +87,12 @@ def enclose(v: Float[Array, " S"], Tv: Float[Array, " S"], modulus: Modulus) -> 
         """`Σ_k ρ^k d`: all that this sweep and those to come can add."""
         return jnp.where(contracts, d / jnp.where(contracts, 1 - rho, 1.0), jnp.inf)
 
-    # The last term: processors may take numbers below `tiny` for zero, as factors and as products.
-    scale = jnp.max(jnp.abs(v))
-    e = (1 + 8 * eps) * rounding * (jnp.max(most) * scale + rewards) + tiny / eps * (1 + scale)
+    def backup_error(scale: Float[Array, ""]) -> Float[Array, ""]:
+        """Bound the rounding of a backup of values up to `scale`."""
+        # The last term: processors may take numbers below `tiny` for zero, as factors and as products.
+        return (1 + 8 * eps) * rounding * (jnp.max(most) * scale + rewards) + tiny / eps * (1 + scale)
+
+    e = backup_error(jnp.max(jnp.abs(v)))
     rise, fall = jnp.max(Tv - v), jnp.min(Tv - v)
     rise, fall = rise + 2 * eps * jnp.abs(rise) + e, fall - 2 * eps * jnp.abs(fall) - e
     rise = jnp.where(rise >= 0, most * total(rise, jnp.max(most)), least * total(rise, jnp.min(least)))
@@ -99,13 +104,15 @@ def enclose(v: Float[Array, " S"], Tv: Float[Array, " S"], modulus: Modulus) -> 
     lower, upper = Tv + down, Tv + up
     gap = jnp.max(upper - lower) * (1 + 2 * eps)
     known = contracts & (jnp.min(least) >= 0) & jnp.isfinite(gap)
+    # max|v_*| is at least this, however far v may be: a loop must not give up because of the size of a bad start.
+    smallest = jnp.maximum(0, jnp.max(jnp.maximum(lower, -upper)))
     return Bounds(
         lower=jnp.where(known, lower, -jnp.inf),
         # Not (lower + upper) / 2: where the shifts cancel, mid is the backup itself, to the last bit.
         mid=jnp.where(known, Tv + (up + down) / 2, Tv),
         upper=jnp.where(known, upper, jnp.inf),
         gap=jnp.where(known, gap, jnp.inf),
-        floor=2 * (total(e, jnp.max(most)) + 8 * eps * reach),
+        floor=2 * (total(backup_error(smallest), jnp.max(most)) + 8 * eps * smallest),
     )
 
 

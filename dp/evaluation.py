@@ -9,16 +9,43 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from dp import bellman
+from dp import bellman, transitions
 from dp.bounds import enclose, modulus_of_chain
 from dp.fixed_point import Backup, Solution, conclude, tolerance, until_certified
 from dp.mdp import MDP, MRP, Policy, induce, require_discount
 
 
 def direct(mrp: MRP) -> Float[Array, " S"]:
-    """Solve `(I - γ P) v = r` by LU factorisation: O(S³) work, O(S²) memory. Shape [S]."""
-    eye = jnp.eye(mrp.r.shape[0], dtype=mrp.r.dtype)
-    return jnp.linalg.solve(eye - mrp.gamma * mrp.P, mrp.r)
+    """Solve `(I - γ P) v = r` by elimination: O(S³) work, O(S²) memory; differentiable. Shape [S]."""
+    A = jnp.eye(mrp.r.shape[0], dtype=mrp.r.dtype) - mrp.gamma * mrp.P
+    return jax.lax.custom_linear_solve(
+        lambda v: v - mrp.gamma * transitions.apply(mrp.P, v),
+        mrp.r,
+        solve=lambda _, b: _solve(A, b),
+        transpose_solve=lambda _, b: _solve(A.T, b),
+    )
+
+
+def _solve(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]:
+    """Solve A x = b for A = I - γ P or its transpose, alone or in batches by vmap."""
+    # LAPACK's LU in batches, as vmap makes it, blocks the threads that it waits for: two at a time on two cores can
+    # hang for ever. Small systems are eliminated here, large ones go to LAPACK one by one.
+    return _eliminate(A, b) if A.shape[0] <= 32 else _lapack(A, b)
+
+
+@jax.custom_batching.sequential_vmap
+def _lapack(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]:
+    return jnp.linalg.solve(A, b)
+
+
+def _eliminate(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]:
+    """Gauss-Jordan without pivots, stable because A is diagonally dominant (Higham 2002, theorem 9.9)."""
+
+    def step(k: Int[Array, ""], Ab: Float[Array, "S S1"]) -> Float[Array, "S S1"]:
+        row = Ab[k] / Ab[k, k]
+        return (Ab - Ab[:, k, None] * row[None, :]).at[k].set(row)
+
+    return jax.lax.fori_loop(0, A.shape[0], step, jnp.concatenate([A, b[:, None]], axis=1))[:, -1]
 
 
 def partial_evaluation(mrp: MRP, v: Float[Array, " S"], num: int | Int[Array, ""]) -> Float[Array, " S"]:
@@ -38,7 +65,8 @@ def evaluate(
     """Find `v_π`, the solution of `v(s) = Σ_a π(a|s) Σ_{s',r} p(s',r|s,a) [r + γ v(s')]`, and enclose it.
 
     policy: int [S] or row-stochastic float [S, A]. v0: [S], where sweeps start (default 0).
-    method: "direct" (LU) or "sweeps" (`v <- T_π v`), the latter until `max(upper - lower) <= tol` or `max_iters`.
+    method: start from the "direct" solution, or from v0 with "sweeps". Either way `v <- T_π v` is repeated until
+        `max(upper - lower) <= tol` or `max_iters`; after a direct solution that is seldom needed.
     tol: absolute, in units of reward; None means 1e-6 in float64 and 1e-3 in float32.
     Returns a Solution whose bounds enclose v_π. Raises ValueError for gamma = 1, tol <= 0 and impossible policies.
     Source: Sutton and Barto (2018), section 4.1; bounds from `dp.bounds`.
@@ -59,11 +87,10 @@ def _evaluate(mdp: MDP, policy: Policy, v0, tol, max_iters, *, method: str) -> S
         Tv = bellman.sweep(chain, v)
         return Backup(v, Tv, policy, enclose(v, Tv, modulus))
 
-    if method == "direct":
-        return conclude(mdp, back_up(direct(chain), policy), jnp.asarray(1), tol)
-    start = back_up(start_values(mdp, v0), policy)
+    # Sweeps polish a direct solution too: the residual of elimination can be larger than that of a sweep.
+    start = back_up(direct(chain) if method == "direct" else start_values(mdp, v0), policy)
     end, iterations = until_certified(lambda k, b: b.Tv, back_up, start, tol=tol, max_iters=max_iters)
-    return conclude(mdp, end, iterations, tol)
+    return conclude(mdp, end, iterations, tol, backed_up=lambda q: bellman.state_values(q, policy))
 
 
 def start_values(mdp: MDP, v0: Float[Array, " S"] | None) -> Float[Array, " S"]:

@@ -16,7 +16,7 @@ from dp import bellman
 from dp.bounds import Bounds
 from dp.mdp import MDP, Policy
 
-# A limit cycle of rounding can keep the gap just above tol for ever: so many steps without a new best end it.
+# A limit cycle of rounding can keep the gap just above tol for ever: so many passes without a new best end it.
 PATIENCE = 1000
 
 
@@ -36,9 +36,10 @@ class Solution(NamedTuple):
     policy: [S], the policy that the certificate is about; its own value lies above `lower` too.
     lower, upper: [S], `lower <= v_* <= upper`, rounding included (v_π instead of v_* after `evaluate`).
     iterations: how often the whole model was backed up (in policy iteration: how many policies were evaluated).
-    residual: `max |T v - v|`. It can be far smaller than the error: trust the bounds.
+    residual: `max |T v - v|` (T_π after `evaluate`). It can be far smaller than the error: trust the bounds.
     converged: the certificate met the tolerance, `max (upper - lower) <= tol`; |v - v_*| is at most half of it.
         False where max_iters ran out, where the dtype cannot certify tol, or where a number was not finite.
+    q is computed from v, policy from the backup that was certified: they agree up to ties within the tolerance.
     """
 
     v: Float[Array, " S"]
@@ -68,18 +69,19 @@ def until_certified(
     *,
     tol: Float[Array, ""] | float,
     max_iters: Int[Array, ""] | int,
+    patience: int = PATIENCE,
     settled: Callable[[Backup, Backup], Bool[Array, ""]] = lambda old, new: jnp.asarray(False),
 ) -> tuple[Backup, Int[Array, ""]]:
     """Repeat `v <- advance(k, backup); backup <- back_up(v, policy)` until `gap <= tol`, and no longer than it helps.
 
     It also ends when the gap is within twice the floor of rounding and that floor is above tol, when the gap is not
-    finite, when `settled(old, new)` says that nothing will change, or after max_iters backups.
+    finite, when `settled(old, new)` says so, after `patience` steps without a smaller gap, or after max_iters backups.
     """
 
     def unfinished(loop: Loop) -> Bool[Array, ""]:
         gap, floor = loop.backup.bounds.gap, loop.backup.bounds.floor
         target = jnp.where(floor < tol, tol, 2 * floor)
-        promising = jnp.isfinite(gap) & (loop.since < PATIENCE) & ~loop.settled
+        promising = jnp.isfinite(gap) & (loop.since < patience) & ~loop.settled
         return (gap > target) & promising & (loop.iterations < max_iters)
 
     def step(loop: Loop) -> Loop:
@@ -99,8 +101,18 @@ def until_certified(
     return end.backup, end.iterations
 
 
-def conclude(mdp: MDP, backup: Backup, iterations: Int[Array, ""], tol: Float[Array, ""] | float) -> Solution:
-    """Turn the last backup into a Solution; one more backup gives q and the residual at the midpoint."""
+def conclude(
+    mdp: MDP,
+    backup: Backup,
+    iterations: Int[Array, ""],
+    tol: Float[Array, ""] | float,
+    *,
+    backed_up: Callable[[Float[Array, "S A"]], Float[Array, " S"]] = lambda q: jnp.max(q, axis=1),
+) -> Solution:
+    """Turn the last backup into a Solution; one more backup gives q and the residual at the midpoint.
+
+    backed_up: T v as a function of q, for the operator that was iterated.
+    """
     lower, v, upper, gap, _ = backup.bounds
     q = bellman.action_values(mdp, v)
     return Solution(
@@ -110,8 +122,8 @@ def conclude(mdp: MDP, backup: Backup, iterations: Int[Array, ""], tol: Float[Ar
         lower=lower,
         upper=upper,
         iterations=iterations,
-        residual=jnp.max(jnp.abs(bellman.state_values(q, backup.policy) - v)),
-        converged=gap <= tol,
+        residual=jnp.max(jnp.abs(backed_up(q) - v)),
+        converged=jnp.isfinite(gap) & (gap <= tol),
     )
 
 
@@ -130,6 +142,6 @@ def tolerance(tol: float | Float[Array, ""] | None, dtype: jnp.dtype) -> float |
     """Return tol, or where it is None what the dtype can usually certify: 1e-6 in float64, 1e-3 in float32."""
     if tol is None:
         return 1e-6 if dtype == jnp.float64 else 1e-3
-    if not isinstance(tol, Tracer) and not float(tol) > 0:
-        raise ValueError(f"tol must be positive, got {tol}")
+    if not isinstance(tol, Tracer) and not 0 < float(tol) < float("inf"):
+        raise ValueError(f"tol must be positive and finite, got {tol}")
     return tol

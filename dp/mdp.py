@@ -1,7 +1,7 @@
 """Finite Markov decision processes, and the Markov reward process that a policy makes of one.
 
 `make_mdp` and `from_dynamics` are the door: they check every number once, on the host, and name what is wrong and
-where. Behind the door nothing raises, so that everything can be jitted, vmapped and differentiated.
+where. Behind the door nothing raises, so that everything can be jitted and vmapped.
 
 How an episode ends: by missing probability mass. A terminal state has an all-zero row and reward 0, hence value 0.
 """
@@ -112,6 +112,8 @@ def make_mdp(
     elif R.ndim == 3:
         R = np.einsum("sat,sat->sa", P, R)
     dtype = jax.dtypes.canonicalize_dtype(P.dtype)
+    with np.errstate(over="ignore"):
+        _check_finite(np.asarray(R, dtype), f"R, in {dtype},")
     return MDP(
         P=jnp.asarray(P, dtype),
         R=jnp.asarray(R, dtype),
@@ -163,8 +165,8 @@ def _host(x: ArrayLike, name: str) -> np.ndarray:
         x = np.asarray(x)
     except ValueError as error:  # a ragged list
         raise ValueError(f"{name} must be an array of real numbers: {error}") from None
-    if x.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must be an array of real numbers, got dtype {x.dtype}")
+    if x.dtype.kind not in "biuf" or x.dtype == np.float16:
+        raise ValueError(f"{name} must be an array of integers, float32 or float64, got {x.dtype}")
     return x
 
 

@@ -74,10 +74,17 @@ def _policy_iteration(mdp: MDP, policy0, v0, sweeps, tol, max_iters, *, exact: b
         # After exact evaluation the same policy gives the same values again. After sweeps it does not.
         return jnp.asarray(exact) & (old.policy == new.policy).all()
 
+    def sweep(k: Int[Array, ""], backup: Backup) -> Float[Array, " S"]:
+        return backup.Tv
+
     v = start_values(mdp, v0)
     policy = bellman.greedy(mdp, v) if policy0 is None else policy0
     start = back_up(_evaluate_policy(mdp, policy, v, sweeps), policy)
     end, iterations = until_certified(advance, back_up, start, tol=tol, max_iters=max_iters, settled=settled)
+    if exact:
+        # Where elimination left a larger residual than sweeps would, a few of them polish the values.
+        end, more = until_certified(sweep, back_up, end, tol=tol, max_iters=max_iters - iterations + 1)
+        iterations = iterations + more - 1
     return conclude(mdp, end, iterations, tol)
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from dp import bellman
 from dp.bounds import enclose, modulus
 from dp.evaluation import start_values
-from dp.fixed_point import Backup, Solution, conclude, history, tolerance, until_certified
+from dp.fixed_point import PATIENCE, Backup, Solution, conclude, history, tolerance, until_certified
 from dp.mdp import MDP, require_discount
 
 # One sweep [N], or several [M, N] taken in turn; a sweep may skip states and repeat others.
@@ -47,7 +47,7 @@ def value_iteration(
     order: None for synchronous sweeps, or the states in the order of their backups, in place: [N] for the same order in
         every sweep, [M, N] for M sweeps taken in turn. Every state must come up, else `converged` stays False. A sweep
         in place is followed by a synchronous backup for the certificate, so that it reads the model twice.
-    max_iters: sweeps at most. In every sweep the error shrinks by γ or more.
+    max_iters: sweeps at most. A sweep that visits all states multiplies the error by γ or less.
     Returns a Solution. Raises ValueError for gamma = 1, tol <= 0 or an order that names no state.
     Source: Sutton and Barto (2018), section 4.4; stopping rule: `dp.bounds`.
     """
@@ -69,7 +69,9 @@ def _value_iteration(mdp: MDP, v0, order, tol, max_iters) -> Solution:
         return backup.Tv if order is None else in_place(mdp, backup.v, order[(k - 1) % order.shape[0]])
 
     start = back_up(start_values(mdp, v0), None)
-    end, iterations = until_certified(advance, back_up, start, tol=tol, max_iters=max_iters)
+    # Sweeps that visit few states need many to make the gap, a maximum over all states, smaller.
+    patience = PATIENCE if order is None else PATIENCE * -(-mdp.R.shape[0] // order.shape[1])
+    end, iterations = until_certified(advance, back_up, start, tol=tol, max_iters=max_iters, patience=patience)
     return conclude(mdp, end, iterations, tol)
 
 

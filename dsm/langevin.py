@@ -54,7 +54,7 @@ def ula_step(
     for h < 2/L only.
 
     `key` is consumed. Raises ValueError if step_size is known and not positive, or temperature known and
-    negative. Source: Roberts and Tweedie (1996), equation 5 (their h is 2 h here).
+    negative. Source: Roberts and Tweedie (1996) (their h is 2 h here).
     """
     if not isinstance(step_size, Tracer) and not float(step_size) > 0:
         raise ValueError(f"step_size = {step_size}: it must be positive")

@@ -124,8 +124,8 @@ def frechet_distance(x: Float[Array, "N D"], y: Float[Array, "M D"]) -> Float[Ar
     m are means, S unbiased covariances. S may be singular (dead features, N <= D): with S = R'R, R from the
     QR factors of the centred features, tr (S_1 S_2)^{1/2} is the sum of the singular values of R_1 R_2'.
     Nothing is squared before its root is taken, so float32 keeps its digits, where a root of S_1 S_2 loses
-    half of them on a null space. The estimate is biased upwards by O(D/N): compare only numbers taken at
-    equal N and M. Units: x^2. Source: Dowson & Landau (1982); as the quality of samples, Heusel et al.
+    half of them on a null space. The estimate is biased upwards, by (D^2 + 5 D) / (2 N) for
+    N = M and S = I: compare only numbers taken at equal N and M. Units: x^2. Source: Dowson & Landau (1982); as the quality of samples, Heusel et al.
     (2017), equation 6.
 
     Args:

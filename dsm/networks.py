@@ -37,7 +37,7 @@ class ConditionalEnergyMLP(nn.Module):
     """E(x, sigma) = |c_in x|^2 / 2 + sigma_data / sigma f(c_in x, c_noise), f an `EnergyMLP`.
 
     c_in and c_noise are those of `ScoreMLP`. With F = -f', -grad_x E is the preconditioned score of
-    `ScoreMLP`: both scale as 1 / sigma, so the loss weighted by sigma^2 asks the same of f at every level.
+    `ScoreMLP`. The loss weighted by sigma^2 then gives f the weight sigma_data^2 / (sigma^2 + sigma_data^2).
     Source: Karras et al. (2022), Table 1; Salimans and Ho (2021) for energies.
     """
 
@@ -96,8 +96,8 @@ def _c_noise(sigma: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def _fourier(c: Float[Array, ""], num: int = 16) -> Float[Array, " two_num"]:
-    # Periods from a hundred e-folds of sigma down to half of one: finer than neighbouring levels differ would
-    # be noise.
+    # Periods from a hundred e-folds of sigma down to three quarters of one: finer than neighbouring levels
+    # differ would be noise.
     angle = c * jnp.geomspace(0.25, 32.0, num, dtype=c.dtype)
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)])
 

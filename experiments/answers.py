@@ -75,7 +75,7 @@ def space_answers(m: dict) -> list[str]:
         f"last bit.",
         f"3(a) Policy iteration from 'always conserve': v₁ = {pi[1]['v']}, v₂ = {pi[2]['v']}, and π₂ = π₁ = explore at "
         f"F, conserve at L. It is optimal, and the certificate proves it at k = {first}: "
-        f"v_*(F) lies in [{pi[2]['lower'][0]:g}, {pi[2]['upper'][0]:g}]. The repeated policy alone proves nothing.",
+        f"v_*(F) lies in [{pi[first]['lower'][0]:g}, {pi[first]['upper'][0]:g}]. The repeated policy alone proves nothing.",
         f"3(b) Value iteration: v₁ = {vi[1]['v']}, v₂ = {vi[2]['v']}. It has not converged: the certified gap is still "
         f"{vi[2]['gap']:.3g}. The limit is v_* = [3.5, 2.5, 0].",
     ]
@@ -89,12 +89,12 @@ def convergence_answers(m: dict) -> list[str]:
     orders = next(rows for name, rows in m["order"]["backups_per_state_to_1e-6"].items() if name.startswith("corridor"))
     growth = m["growth"]["|S|"]
     return [
-        f"3(c) order matters: in a corridor {corridor['in place, last to first']} sweeps in place, along the flow of "
-        f"value, do what takes {corridor['out of place']} out of place.",
+        f"3(c) order matters: in a corridor {reached(corridor['in place, last to first'])} sweeps in place, along the "
+        f"flow of value, do what takes {reached(corridor['out of place'])} out of place.",
         "Initial values: value iteration needs "
         + ", ".join(f"{n} sweeps from {name}" for name, n in sweeps.items())
-        + ". A constant error costs nothing, because the certificate removes it.",
-        "Order, in backups per state to 1e-6: " + ", ".join(f"{name} {n}" for name, n in orders.items()) + ".",
+        + ". Where no episode ends, a constant error costs nothing: the certificate removes it.",
+        "Order, in backups per state to 1e-6: " + ", ".join(f"{name} {reached(n)}" for name, n in orders.items()) + ".",
         "Growth of the time to a certified 1e-6, dense rows: "
         + ", ".join(f"{name} |S|^{row['exponent']:.1f}" for name, row in growth.items())
         + " at fixed |A|.",
@@ -102,6 +102,11 @@ def convergence_answers(m: dict) -> list[str]:
         f"{1e3 * seconds['all |A|^|S| policies']:.3g} ms, value iteration {1e3 * seconds['value iteration']:.3g} ms, "
         "with the same answer.",
     ]
+
+
+def reached(sweeps: int | None) -> str:
+    """Return a number of sweeps as text, or that there were too few of them."""
+    return "more than were run" if sweeps is None else str(sweeps)
 
 
 CHAPTERS = (

@@ -69,7 +69,7 @@ class Truth(NamedTuple):
 
 
 def three_modes() -> dsm.GaussianMixture:
-    """Three tilted Gaussians of weights 0.6, 0.3 and 0.1, so far apart that p_D falls below 1e-4 of its height."""
+    """Three tilted Gaussians of weights 0.6, 0.3 and 0.1, with p_D below 5e-4 of its height on any way between."""
     means = [[-2.5, -2.0], [2.5, -1.5], [0.0, 3.0]]
     covariances = [[[0.5, 0.2], [0.2, 0.3]], [[0.3, -0.1], [-0.1, 0.5]], [[0.4, 0.0], [0.0, 0.25]]]
     return dsm.gaussian_mixture([0.6, 0.3, 0.1], means, covariances)

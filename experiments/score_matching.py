@@ -95,17 +95,12 @@ def main(
     clock = record.Clock()
     target = dsm.eight_gaussians()
     smoothed = target.smooth(sigma)
-    keys = dict(
-        zip(
-            ("data", "test", "noise", "start", "fit", "chain", "metric"),
-            jax.random.split(jax.random.key(seed), 7),
-            strict=True,
-        )
-    )
+    names = ("data", "test", "noise", "start", "fit", "chain", "reference", "projections")
+    keys = dict(zip(names, jax.random.split(jax.random.key(seed), len(names)), strict=True))
     data = target.sample(keys["data"], train_size)
     test_clean = target.sample(keys["test"], 20_000)
     test = jax.vmap(dsm.perturb, (0, 0, None))(jax.random.split(keys["noise"], len(test_clean)), test_clean, sigma)
-    reference, again = jnp.split(smoothed.sample(keys["metric"], 2 * chains), 2)
+    reference, again = jnp.split(smoothed.sample(keys["reference"], 2 * chains), 2)
     start = 2.0 * jax.random.normal(keys["start"], (chains, 2))
 
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
@@ -135,7 +130,7 @@ def main(
 
     samples: dict[str, Array] = {}
     rows: dict[str, dict] = {}
-    bandwidth = metrics.median_distance(reference)
+    bandwidth = metrics.median_distance(reference)  # one for all rows, so that they compare
     for name, score in fields.items():
 
         def measure(x_tilde: Array, x: Array, start: Array, key: Key[Array, ""], score: Score = score) -> tuple:
@@ -153,7 +148,7 @@ def main(
     rows["fresh exact samples"], samples["exact, smoothed"] = {}, again
     for name, x in samples.items():
         row = rows["fresh exact samples" if name == "exact, smoothed" else name]
-        row |= distances(x, reference, keys["metric"], bandwidth)
+        row |= distances(x, reference, keys["projections"], bandwidth)
     rows = {name: {metric: float(value) for metric, value in row.items()} for name, row in rows.items()}
     floor = rows["exact smoothed score"]["equation_2"]
     # Question 1(b): the closed form of the kernel's score against automatic differentiation.

@@ -82,7 +82,8 @@ class Certificate(NamedTuple):
 def certificates(mdp: dp.MDP, v: jax.Array) -> list[Certificate]:
     """Certify each v_k of a history [K, S].
 
-    The greedy policy is proven optimal where no other action, valued with `upper`, reaches `lower`: MacQueen's test.
+    The greedy policy is proven optimal, up to the rounding of one product, where no other action reaches `lower` when
+    it is valued with `upper`: MacQueen's test.
     """
 
     def certify(v: jax.Array) -> tuple:

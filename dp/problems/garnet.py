@@ -1,4 +1,4 @@
-"""Garnet: random MDPs with a chosen number of successors (Bhatnagar, Sutton, Ghavamzadeh and Lee, 2009, section 5)."""
+"""Garnet: random MDPs with a chosen number of successors (Archibald, McKinnon and Thomas, 1995)."""
 
 import numpy as np
 from jaxtyping import ArrayLike
