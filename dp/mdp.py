@@ -80,7 +80,10 @@ def make_mdp(
     place and the number: rows that do not sum to one to within max(1e-8, 100 eps), negative or non-finite
     probabilities, non-finite rewards, gamma outside [0, 1], shapes that disagree, a state with no allowed action.
     """
-    P, R = _floats(_host(P, "P"), _host(R, "R"))
+    P, R = _host(P, "P"), _host(R, "R")
+    # A float32 row sums to 1 within float32's rounding, whatever the dtype of R.
+    slack = max(1e-8, 100 * float(np.finfo(P.dtype).eps)) if P.dtype.kind == "f" else 1e-8
+    P, R = _floats(P, R)
     if P.ndim != 3 or P.shape[0] != P.shape[2]:
         raise ValueError(f"P must have shape [S, A, S], got {list(P.shape)}")
     S, A, _ = P.shape
@@ -100,7 +103,6 @@ def make_mdp(
     _check_probabilities(P, "P")
     _check_finite(R, "R")
     total = P.sum(-1)
-    slack = max(1e-8, 100 * float(np.finfo(P.dtype).eps))
     wrong = read & ((total > 1 + slack) if substochastic else (np.abs(total - 1) > slack))
     if wrong.any():
         s, a = np.argwhere(wrong)[0]
@@ -159,12 +161,7 @@ def require_discount(gamma: ArrayLike, solver: str) -> None:
 
 
 def _host(x: ArrayLike, name: str) -> np.ndarray:
-    if isinstance(x, Tracer):
-        raise ValueError(f"{name} is traced: values are checked on the host. Inside jit, build dp.MDP(P, R, gamma)")
-    try:
-        x = np.asarray(x)
-    except ValueError as error:  # a ragged list
-        raise ValueError(f"{name} must be an array of real numbers: {error}") from None
+    x = _array(x, name)
     if x.dtype.kind not in "biuf" or x.dtype == np.float16:
         raise ValueError(f"{name} must be an array of integers, float32 or float64, got {x.dtype}")
     return x
@@ -176,10 +173,19 @@ def _floats(*arrays: np.ndarray) -> list[np.ndarray]:
     return [x.astype(dtype, copy=False) for x in arrays]
 
 
+def _array(x: ArrayLike, name: str) -> np.ndarray:
+    if isinstance(x, Tracer):
+        raise ValueError(f"{name} is traced: values are checked on the host. Inside jit, build dp.MDP(P, R, gamma)")
+    try:
+        return np.asarray(x)
+    except ValueError as error:  # a ragged list
+        raise ValueError(f"{name} must be an array of real numbers or booleans: {error}") from None
+
+
 def _flags(x: ArrayLike | None, shape: tuple[int, ...], name: str, *, default: bool) -> np.ndarray:
     if x is None:
         return np.full(shape, default)
-    x = np.asarray(x)
+    x = _array(x, name)
     if x.shape != shape or x.dtype != np.bool_:
         raise ValueError(f"{name} must be boolean with shape {list(shape)}, got {x.dtype} with {list(x.shape)}")
     return x

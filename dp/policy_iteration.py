@@ -52,7 +52,7 @@ def policy_iteration(
     impossible policies. Source: Howard (1960); Puterman and Shin (1978).
     """
     require_discount(mdp.gamma, "policy_iteration")
-    _require(mdp, policy0, sweeps)
+    policy0 = _require(mdp, policy0, sweeps)
     return _policy_iteration(mdp, policy0, v0, sweeps, tolerance(tol, mdp.R.dtype), max_iters, exact=sweeps is None)
 
 
@@ -100,8 +100,7 @@ def policy_iteration_history(
 
     sweeps: evaluation sweeps per iteration, each from the last values; None evaluates exactly.
     """
-    _require(mdp, policy0, sweeps)
-    return _policy_iteration_history(mdp, policy0, v0, num=num, sweeps=sweeps)
+    return _policy_iteration_history(mdp, _require(mdp, policy0, sweeps), v0, num=num, sweeps=sweeps)
 
 
 @functools.partial(jax.jit, static_argnames=("num", "sweeps"))
@@ -120,10 +119,13 @@ def _evaluate_policy(mdp: MDP, policy: Int[Array, " S"], v: Float[Array, " S"], 
     return direct(chain) if sweeps is None else partial_evaluation(chain, v, sweeps)
 
 
-def _require(mdp: MDP, policy0: Int[Array, " S"] | None, sweeps: int | None) -> None:
+def _require(mdp: MDP, policy0: Int[Array, " S"] | None, sweeps: int | None) -> Int[Array, " S"] | None:
+    """Check the arguments, and bring the policy to the integers that argmax gives."""
     if sweeps is not None and not isinstance(sweeps, Tracer) and sweeps < 1:
         raise ValueError(f"sweeps must be at least 1, or None for exact evaluation; got {sweeps}")
-    if policy0 is not None:
-        require_policy(mdp, policy0)
-        if policy0.ndim != 1:
-            raise ValueError(f"policy0 must be deterministic, of shape {[mdp.R.shape[0]]}, got {list(policy0.shape)}")
+    if policy0 is None:
+        return None
+    require_policy(mdp, policy0)
+    if policy0.ndim != 1:
+        raise ValueError(f"policy0 must be deterministic, of shape {[mdp.R.shape[0]]}, got {list(policy0.shape)}")
+    return jnp.asarray(policy0).astype(int)

@@ -49,9 +49,9 @@ def denoising_over_levels(
 ) -> Float[Array, ""]:
     """sigma^2 times equation (2) for s(., sigma), sigma drawn uniformly from the ladder `sigmas`.
 
-    An unbiased estimate of 1/L sum_i sigma_i^2 l(sigma_i). The weight sigma^2 keeps the loss of every
-    level below about D / 2, that of s = 0. `key` is consumed. Raises ValueError if sigmas are known and not positive and descending. Source:
-    Song and Ermon (2019), equation 6.
+    An unbiased estimate of 1/L sum_i sigma_i^2 l(sigma_i). The weight sigma^2 keeps the loss of every level below
+    about D / 2, that of s = 0. `key` is consumed. Raises ValueError if sigmas are known and not positive and
+    descending. Source: Song and Ermon (2019), equation 6.
     """
     check_sigmas(sigmas)
     key_level, key_noise = jax.random.split(key)

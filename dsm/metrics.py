@@ -121,11 +121,11 @@ def median_distance(x: Float[Array, "N D"]) -> Float[Array, ""]:
 def frechet_distance(x: Float[Array, "N D"], y: Float[Array, "M D"]) -> Float[Array, ""]:
     """|m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^{1/2}): W_2^2 between Gaussians fitted to x and to y.
 
-    m are means, S unbiased covariances. S may be singular (dead features, N <= D): with S = R'R, R from the
-    QR factors of the centred features, tr (S_1 S_2)^{1/2} is the sum of the singular values of R_1 R_2'.
-    Nothing is squared before its root is taken, so float32 keeps its digits, where a root of S_1 S_2 loses
-    half of them on a null space. The estimate is biased upwards, by (D^2 + 5 D) / (2 N) for
-    N = M and S = I: compare only numbers taken at equal N and M. Units: x^2. Source: Dowson & Landau (1982); as the quality of samples, Heusel et al.
+    m are means, S unbiased covariances. S may be singular (dead features, N <= D): with S = R'R, R from the QR
+    factors of the centred features, tr (S_1 S_2)^{1/2} is the sum of the singular values of R_1 R_2'. Nothing is
+    squared before its root is taken, so float32 keeps its digits, where a root of S_1 S_2 loses half of them on a
+    null space. The estimate is biased upwards, by (D^2 + 5 D) / (2 N) for N = M and S = I: compare only numbers
+    taken at equal N and M. Units: x^2. Source: Dowson & Landau (1982); as the quality of samples, Heusel et al.
     (2017), equation 6.
 
     Args:

@@ -107,6 +107,12 @@ def numbers(name: str, metrics: dict) -> list[str]:
             ]
             proofs += [page.paragraph(f"What the certificate says, {method}:"), page.table(header, lines)]
         return [page.table(("question", "what", "exercise", "computed"), claims), *proofs]
+    if name == "bellman_equations":
+        return [
+            page.table(
+                ("equation", "largest difference"), ((e, f"{x:.1e}") for e, x in metrics["largest_errors"].items())
+            )
+        ]
     if name == "digits":
         rows = metrics["table"]
         columns = list(next(iter(rows.values())))

@@ -8,7 +8,6 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -108,11 +107,9 @@ def case(seed: int, dtype: type) -> Case:
 @jax.jit
 @jax.vmap
 def answers(mdp: dp.MDP, v: jax.Array, actions: jax.Array, pi: jax.Array) -> Answers:
-    order = jnp.arange(S)[::-1]
     return Answers(
         optimal={
             "value iteration": dp.value_iteration(mdp, v, max_iters=2000),
-            "in place": dp.value_iteration(mdp, v, order=order, max_iters=500),
             "policy iteration": dp.policy_iteration(mdp, actions),
             "modified": dp.policy_iteration(mdp, actions, v, sweeps=4, max_iters=500),
             "unfinished": dp.value_iteration(mdp, v, max_iters=3),
@@ -120,7 +117,6 @@ def answers(mdp: dp.MDP, v: jax.Array, actions: jax.Array, pi: jax.Array) -> Ans
         },
         greedy=dp.greedy(mdp, v),
         of_actions={
-            "direct": dp.evaluate(mdp, actions),
             "sweeps": dp.evaluate(mdp, actions, v, method="sweeps", max_iters=500),
             "bounds": dp.bounds(mdp, v, actions),
         },
@@ -211,7 +207,7 @@ def test_enclose_the_exact_values(num, dtype):
     cases = [case(seed, dtype) for seed in range(num)]
     tol = 1e-6 if dtype == np.float64 else float(np.float32(1e-3))
     solved = solve_all(cases)
-    converged = finite = 0
+    converged = finite = solutions = 0
     for n, (mdp, _, actions, pi) in enumerate(cases):
         mdp = dp.MDP(fractions(mdp.P), fractions(mdp.R), Fraction(float(mdp.gamma)), mdp.mask)
         here = jax.tree.map(lambda x, n=n: x[n], solved)
@@ -229,10 +225,11 @@ def test_enclose_the_exact_values(num, dtype):
                     assert_keeps_its_word(answer, truth, tol, place)
                     converged += answer.converged
                     finite += np.isfinite(answer.lower).all()
+                    solutions += 1
         values = {v_policy: value(mdp, np.array(v_policy)) for v_policy in {tuple(p) for p in policies(here).values()}}
         for name, policy in policies(here).items():
             lower = fractions(here.optimal[name].lower)
             assert (values[tuple(policy)] >= lower).all(), f"v_π < lower: {name}, case {n}"
     # The bounds would be right, and useless, if they were always infinite.
-    assert finite == 9 * num
-    assert converged > 0.4 * 9 * num
+    assert finite == solutions
+    assert converged > 0.4 * solutions

@@ -162,9 +162,10 @@ def test_induce_makes_a_forbidden_action_worth_minus_infinity():
         ("P must have shape [S, A, S], got [3, 2, 4]", np.ones((3, 2, 4))),
         ("at least one state and one action, P has shape [0, 2, 0]", np.ones((0, 2, 0))),
         ("at least one state and one action, P has shape [3, 0, 3]", np.ones((3, 0, 3))),
-        ("P must be an array of real numbers, got dtype complex128", uniform() * 1j),
-        ("P must be an array of real numbers, got dtype <U1", np.full((S, A, S), "a")),
-        ("P must be an array of real numbers, got dtype object", None),
+        ("P must be an array of integers, float32 or float64, got complex128", uniform() * 1j),
+        ("P must be an array of integers, float32 or float64, got <U1", np.full((S, A, S), "a")),
+        ("P must be an array of integers, float32 or float64, got object", None),
+        ("P must be an array of integers, float32 or float64, got float16", uniform().astype(np.float16)),
         ("P must be an array of real numbers", [[[1.0, 0.0]], [[1.0]]]),
     ],
 )
@@ -186,8 +187,8 @@ def test_substochastic_rows_sum_to_no_more_than_one():
         ("R must have shape [3, 2], [3] or [3, 2, 3] to fit P, got [2, 3]", R.T),
         ("R must have shape [3, 2], [3] or [3, 2, 3] to fit P, got [2]", np.zeros(2)),
         ("R must have shape [3, 2], [3] or [3, 2, 3] to fit P, got []", 1.0),
-        ("R must be an array of real numbers, got dtype complex128", R * 1j),
-        ("R must be an array of real numbers, got dtype <U3", "one"),
+        ("R must be an array of integers, float32 or float64, got complex128", R * 1j),
+        ("R must be an array of integers, float32 or float64, got <U3", "one"),
         ("R must be an array of real numbers", [[1.0, 2.0], [1.0], [1.0, 2.0]]),
     ],
 )
@@ -203,8 +204,8 @@ def test_bad_rewards(message, R):
         ("gamma must lie in [0, 1], got nan", nan),
         ("gamma must lie in [0, 1], got inf", inf),
         ("gamma must be a scalar, got shape [2]; for many discounts, vmap over it", [0.5, 0.9]),
-        ("gamma must be an array of real numbers, got dtype <U3", "0.5"),
-        ("gamma must be an array of real numbers, got dtype object", None),
+        ("gamma must be an array of integers, float32 or float64, got <U3", "0.5"),
+        ("gamma must be an array of integers, float32 or float64, got object", None),
     ],
 )
 def test_bad_gamma(message, gamma):
@@ -241,8 +242,8 @@ def test_bad_flags(message, sets, make):
         ("p[1, 0, 2, 1] = nan is not finite", changed(np.full((S, A, S, K), 1 / 6), (1, 0, 2, 1), nan), [0, 1]),
         ("P[0, 0] sums to 3, not to 1", np.full((S, A, S, K), 1 / 2), [0, 1]),
         ("at least one state", np.ones((0, A, 0, K)), [0, 1]),
-        ("p must be an array of real numbers, got dtype complex128", np.full((S, A, S, K), 1j), [0, 1]),
-        ("rewards must be an array of real numbers, got dtype <U1", np.full((S, A, S, K), 1 / 6), ["a", "b"]),
+        ("p must be an array of integers, float32 or float64, got complex128", np.full((S, A, S, K), 1j), [0, 1]),
+        ("rewards must be an array of integers, float32 or float64, got <U1", np.full((S, A, S, K), 1 / 6), ["a", "b"]),
     ],
 )
 def test_bad_dynamics(message, p, rewards):

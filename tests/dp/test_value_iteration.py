@@ -117,13 +117,13 @@ def test_a_state_that_never_comes_up_is_not_certified(random_mdp):
 
 
 def test_a_state_that_comes_up_rarely_is_waited_for():
-    # One state per sweep, and the other's turn comes every 1,200 sweeps: until then nothing seems to improve.
-    order = np.zeros((1200, 1), int)
+    # State 1 comes up once in 1,200 sweeps: until then nothing seems to improve.
+    order = np.zeros((1200, 2), int)
     order[-1] = 1
-    mdp = dp.make_mdp(np.eye(2)[:, None], np.array([1.0, 1.0]), 0.5)
+    mdp = dp.make_mdp(np.eye(2)[:, None], np.array([1.0, 3.0]), 0.5)
     solution = dp.value_iteration(mdp, order=jnp.asarray(order), max_iters=100_000)
     assert solution.converged
-    assert_allclose(solution.v, [2, 2], atol=1e-6)
+    assert_allclose(solution.v, [2, 6], atol=1e-6)
 
 
 def test_tol_beneath_the_floor_ends_soon_and_says_so(random_mdp):
