@@ -95,7 +95,11 @@ def _evaluate(mdp: MDP, policy: Policy, v0, tol, max_iters, *, method: str) -> S
 
 def start_values(mdp: MDP, v0: Float[Array, " S"] | None) -> Float[Array, " S"]:
     """Return v0 in the dtype of the MDP, or zeros."""
-    return jnp.zeros_like(mdp.R[:, 0]) if v0 is None else jnp.asarray(v0, mdp.R.dtype)
+    if v0 is None:
+        return jnp.zeros_like(mdp.R[:, 0])
+    if jnp.shape(v0) != mdp.R.shape[:1]:
+        raise ValueError(f"v0 must have shape {[mdp.R.shape[0]]}, got {list(jnp.shape(v0))}")
+    return jnp.asarray(v0, mdp.R.dtype)
 
 
 def require_policy(mdp: MDP, policy: Policy) -> None:

@@ -69,8 +69,8 @@ def _value_iteration(mdp: MDP, v0, order, tol, max_iters) -> Solution:
         return backup.Tv if order is None else in_place(mdp, backup.v, order[(k - 1) % order.shape[0]])
 
     start = back_up(start_values(mdp, v0), None)
-    # Sweeps that visit few states need many to make the gap, a maximum over all states, smaller.
-    patience = PATIENCE if order is None else PATIENCE * -(-mdp.R.shape[0] // order.shape[1])
+    # The gap is a maximum over all states: where sweeps visit few of them, or some only once in M, it waits for those.
+    patience = PATIENCE if order is None else PATIENCE * -(-mdp.R.shape[0] // order.shape[1]) + order.shape[0]
     end, iterations = until_certified(advance, back_up, start, tol=tol, max_iters=max_iters, patience=patience)
     return conclude(mdp, end, iterations, tol)
 

@@ -133,7 +133,7 @@ def stack(trees: list) -> tuple:
 
 
 def solve_all(cases: list[Case]) -> Answers:
-    """In batches: XLA on CPU can deadlock on several LU solves at once, each over thousands of matrices."""
+    """In batches of one size: one compilation serves all of them."""
     batches = [answers(*stack(cases[n : n + BATCH])) for n in range(0, len(cases), BATCH)]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
 

@@ -162,3 +162,22 @@ def test_bad_settings(random_mdp):
         dp.evaluate(mdp, policy, tol=0.0)
     with pytest.raises(ValueError, match=r'method must be "direct" or "sweeps", got \'krylov\''):
         dp.evaluate(mdp, policy, method="krylov")
+
+
+@pytest.mark.parametrize("S", [5, 40])  # eliminated here, and by LAPACK
+def test_direct_alone_in_batches_and_differentiated(S):
+    mdp = dp.problems.garnet(S, 2, 3, gamma=0.9, seed=0)
+    chain = dp.induce(mdp, jnp.zeros(S, int))
+    gammas = jnp.array([0.0, 0.5, 0.99])
+
+    def first(gamma):
+        return dp.evaluation.direct(chain._replace(gamma=gamma))[0]
+
+    expected = [np.linalg.solve(np.eye(S) - gamma * np.asarray(chain.P), np.asarray(chain.r)) for gamma in gammas]
+    found = jax.jit(jax.vmap(lambda gamma: dp.evaluation.direct(chain._replace(gamma=gamma))))(gammas)
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(first(0.5), expected[1][0], rtol=1e-11)
+    # d v / d gamma = (I - gamma P)^{-1} P v
+    for gamma, v, slope in zip(gammas, expected, jax.jit(jax.vmap(jax.grad(first)))(gammas), strict=True):
+        A = np.eye(S) - gamma * np.asarray(chain.P)
+        np.testing.assert_allclose(slope, np.linalg.solve(A, np.asarray(chain.P) @ v)[0], rtol=1e-9)

@@ -108,3 +108,28 @@ def test_conclude_reports_the_midpoint_and_its_backup():
     assert solution.residual == 0.25
     assert not solution.converged
     assert conclude(mdp, Backup(v, v, policy, bounds), jnp.asarray(7), 2.0).converged
+
+
+def test_a_start_far_away_does_not_end_the_loop():
+    # There rounding is coarse and the gap soon small beside it; near v_* the tolerance is within reach.
+    with jax.enable_x64(False):
+        mdp = dp.problems.garnet(20, 3, 4, gamma=0.95, seed=0)
+        assert dp.value_iteration(mdp, jnp.full(20, 1e4)).converged
+
+
+def test_direct_solutions_are_polished_to_what_sweeps_can_certify():
+    with jax.enable_x64(False):
+        mdp = dp.problems.garnet(300, 3, 2, gamma=0.9, seed=0)
+        reachable = 1.2 * float(dp.bounds(mdp, dp.value_iteration(mdp, tol=1e-7).v).gap)
+        solution = dp.policy_iteration(mdp, tol=reachable)
+        assert solution.converged
+        assert dp.evaluate(mdp, solution.policy, tol=reachable).converged
+
+
+def test_residual_is_that_of_the_returned_values():
+    mdp = dp.problems.garnet(4, 3, 2, gamma=0.9, seed=21)
+    for max_iters in (1, 2, 3):
+        for solve in (dp.value_iteration, dp.policy_iteration):
+            solution = solve(mdp, max_iters=max_iters)
+            residual = jnp.abs(dp.optimality(mdp, solution.v) - solution.v).max()
+            assert solution.residual == pytest.approx(float(residual), rel=1e-12)

@@ -275,3 +275,9 @@ def test_traced_dynamics_are_refused_by_name():
 def test_rewards_that_overflow_the_dtype_are_refused():
     with jax.enable_x64(False):
         refuses("R", np.ones((1, 1, 1)), [[1e300]], 0.5)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_half_precision_is_refused():
+    with pytest.raises(ValueError, match="P must be an array of integers, float32 or float64, got float16"):
+        dp.make_mdp(np.ones((1, 1, 1), np.float16), np.zeros((1, 1)), 0.5)

@@ -274,3 +274,9 @@ def test_bad_settings(random_mdp):
     for tol in (0.0, -1e-6, float("nan")):
         with pytest.raises(ValueError, match=f"tol must be positive.*, got {tol}"):
             dp.value_iteration(mdp, tol=tol)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_v0_of_another_shape_is_refused(random_mdp):
+    with pytest.raises(ValueError, match=re.escape("v0 must have shape [4], got [3]")):
+        dp.value_iteration(random_mdp(0), jnp.zeros(3))
