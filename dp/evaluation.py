@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from dp import bellman, transitions
 from dp.bounds import enclose, modulus_of_chain
-from dp.fixed_point import Backup, Solution, conclude, tolerance, until_certified
+from dp.fixed_point import Backup, Solution, conclude, require_iterations, tolerance, until_certified
 from dp.mdp import MDP, MRP, Policy, induce, require_discount
 
 
@@ -55,8 +55,8 @@ def partial_evaluation(mrp: MRP, v: Float[Array, " S"], num: int | Int[Array, ""
 
 def evaluate(
     mdp: MDP,
-    policy: Policy,
-    v0: Float[Array, " S"] | None = None,
+    policy: Policy | ArrayLike,
+    v0: ArrayLike | None = None,
     *,
     method: Literal["direct", "sweeps"] = "direct",
     tol: float | None = None,
@@ -74,8 +74,9 @@ def evaluate(
     require_discount(mdp.gamma, "evaluate")
     if method not in ("direct", "sweeps"):
         raise ValueError(f'method must be "direct" or "sweeps", got {method!r}')
-    require_policy(mdp, policy)
-    return _evaluate(mdp, policy, v0, tolerance(tol, mdp.R.dtype), max_iters, method=method)
+    policy = require_policy(mdp, policy)
+    require_iterations(max_iters)
+    return _evaluate(mdp, policy, start_values(mdp, v0), tolerance(tol, mdp.R.dtype), max_iters, method=method)
 
 
 @functools.partial(jax.jit, static_argnames="method")
@@ -88,23 +89,29 @@ def _evaluate(mdp: MDP, policy: Policy, v0, tol, max_iters, *, method: str) -> S
         return Backup(v, Tv, policy, enclose(v, Tv, modulus))
 
     # Sweeps polish a direct solution too: the residual of elimination can be larger than that of a sweep.
-    start = back_up(direct(chain) if method == "direct" else start_values(mdp, v0), policy)
+    start = back_up(direct(chain) if method == "direct" else v0, policy)
     end, iterations = until_certified(lambda k, b: b.Tv, back_up, start, tol=tol, max_iters=max_iters)
     return conclude(mdp, end, iterations, tol, backed_up=lambda q: bellman.state_values(q, policy))
 
 
-def start_values(mdp: MDP, v0: Float[Array, " S"] | None) -> Float[Array, " S"]:
-    """Return v0 in the dtype of the MDP, or zeros."""
+def start_values(mdp: MDP, v0: ArrayLike | None) -> Float[Array, " S"]:
+    """Return v0 as an array in the dtype of the MDP, or zeros; ValueError for another shape or a number not finite."""
+    S = mdp.R.shape[0]
     if v0 is None:
-        return jnp.zeros_like(mdp.R[:, 0])
-    if jnp.shape(v0) != mdp.R.shape[:1]:
-        raise ValueError(f"v0 must have shape {[mdp.R.shape[0]]}, got {list(jnp.shape(v0))}")
-    return jnp.asarray(v0, mdp.R.dtype)
+        return jnp.zeros(S, mdp.R.dtype)
+    v = v0 if isinstance(v0, Tracer) else jnp.asarray(np.asarray(v0), mdp.R.dtype)
+    if v.shape != (S,):
+        raise ValueError(f"v0 must have shape {[S]}, got {list(v.shape)}")
+    if not isinstance(v, Tracer) and not np.isfinite(v).all():
+        s = int(np.argmin(np.isfinite(v)))
+        raise ValueError(f"v0[{s}] = {v[s]} is not finite")
+    return v.astype(mdp.R.dtype)
 
 
-def require_policy(mdp: MDP, policy: Policy) -> None:
-    """Raise ValueError, naming the state, for a policy that is not one; a traced policy has only its shape checked."""
+def require_policy(mdp: MDP, policy: ArrayLike) -> Policy:
+    """Return the policy as an array; ValueError, naming the state, where it is none. Traced: only the shape."""
     S, A = mdp.R.shape
+    policy = policy if isinstance(policy, jax.Array) else jnp.asarray(np.asarray(policy))
     if policy.shape not in ((S,), (S, A)):
         raise ValueError(f"policy must have shape {[S]} or {[S, A]}, got {list(policy.shape)}")
     if policy.ndim == 1 and not jnp.issubdtype(policy.dtype, jnp.integer):
@@ -112,7 +119,7 @@ def require_policy(mdp: MDP, policy: Policy) -> None:
     if policy.ndim == 2 and not jnp.issubdtype(policy.dtype, jnp.floating):
         raise ValueError(f"a policy of shape {[S, A]} holds probabilities and must be of floats, got {policy.dtype}")
     if isinstance(policy, Tracer) or isinstance(mdp.mask, Tracer):
-        return
+        return policy
     pi = np.asarray(policy)
     if pi.ndim == 1:
         if ((pi < 0) | (pi >= A)).any():
@@ -127,3 +134,4 @@ def require_policy(mdp: MDP, policy: Policy) -> None:
     if mdp.mask is not None and (pi[~np.asarray(mdp.mask)] > 0).any():
         s, a = np.argwhere((pi > 0) & ~np.asarray(mdp.mask))[0]
         raise ValueError(f"policy takes action {a} in state {s}, which the mask forbids")
+    return policy

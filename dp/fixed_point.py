@@ -38,7 +38,8 @@ class Solution(NamedTuple):
     iterations: how often the whole model was backed up (in policy iteration: how many policies were evaluated).
     residual: `max |T v - v|` (T_π after `evaluate`). It can be far smaller than the error: trust the bounds.
     converged: the certificate met the tolerance, `max (upper - lower) <= tol`; |v - v_*| is at most half of it.
-        False where max_iters ran out, where the dtype cannot certify tol, or where a number was not finite.
+        False where max_iters ran out, where a number was not finite, or, long before max_iters, where the dtype cannot
+        certify tol: float32 with γ near 1 needs a larger tol, or JAX's 64-bit mode (`jax.enable_x64`).
     q is computed from v, policy from the backup that was certified: they agree up to ties within the tolerance.
     """
 
@@ -145,3 +146,9 @@ def tolerance(tol: float | Float[Array, ""] | None, dtype: jnp.dtype) -> float |
     if not isinstance(tol, Tracer) and not 0 < float(tol) < float("inf"):
         raise ValueError(f"tol must be positive and finite, got {tol}")
     return tol
+
+
+def require_iterations(max_iters: int | Int[Array, ""]) -> None:
+    """Raise ValueError for a concrete max_iters below 1: a solver backs the model up at least once."""
+    if not isinstance(max_iters, Tracer) and int(max_iters) < 1:
+        raise ValueError(f"max_iters must be at least 1, got {max_iters}")

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from dp import bellman
 from dp.bounds import enclose, modulus
 from dp.evaluation import direct, partial_evaluation, require_policy, start_values
-from dp.fixed_point import Backup, Solution, conclude, history, tolerance, until_certified
+from dp.fixed_point import Backup, Solution, conclude, history, require_iterations, tolerance, until_certified
 from dp.mdp import MDP, induce, require_discount
 
 
@@ -35,8 +35,8 @@ class PolicyHistory(NamedTuple):
 
 def policy_iteration(
     mdp: MDP,
-    policy0: Int[Array, " S"] | None = None,
-    v0: Float[Array, " S"] | None = None,
+    policy0: ArrayLike | None = None,
+    v0: ArrayLike | None = None,
     *,
     sweeps: int | None = None,
     tol: float | None = None,
@@ -52,8 +52,9 @@ def policy_iteration(
     impossible policies. Source: Howard (1960); Puterman and Shin (1978).
     """
     require_discount(mdp.gamma, "policy_iteration")
-    policy0 = _require(mdp, policy0, sweeps)
-    return _policy_iteration(mdp, policy0, v0, sweeps, tolerance(tol, mdp.R.dtype), max_iters, exact=sweeps is None)
+    require_iterations(max_iters)
+    start = _require(mdp, policy0, sweeps), start_values(mdp, v0)
+    return _policy_iteration(mdp, *start, sweeps, tolerance(tol, mdp.R.dtype), max_iters, exact=sweeps is None)
 
 
 @functools.partial(jax.jit, static_argnames="exact")
@@ -77,9 +78,8 @@ def _policy_iteration(mdp: MDP, policy0, v0, sweeps, tol, max_iters, *, exact: b
     def sweep(k: Int[Array, ""], backup: Backup) -> Float[Array, " S"]:
         return backup.Tv
 
-    v = start_values(mdp, v0)
-    policy = bellman.greedy(mdp, v) if policy0 is None else policy0
-    start = back_up(_evaluate_policy(mdp, policy, v, sweeps), policy)
+    policy = bellman.greedy(mdp, v0) if policy0 is None else policy0
+    start = back_up(_evaluate_policy(mdp, policy, v0, sweeps), policy)
     end, iterations = until_certified(advance, back_up, start, tol=tol, max_iters=max_iters, settled=settled)
     if exact:
         # Where elimination left a larger residual than sweeps would, a few of them polish the values.
@@ -90,8 +90,8 @@ def _policy_iteration(mdp: MDP, policy0, v0, sweeps, tol, max_iters, *, exact: b
 
 def policy_iteration_history(
     mdp: MDP,
-    policy0: Int[Array, " S"],
-    v0: Float[Array, " S"] | None,
+    policy0: ArrayLike,
+    v0: ArrayLike | None,
     num: int,
     *,
     sweeps: int | None = 1,
@@ -100,7 +100,7 @@ def policy_iteration_history(
 
     sweeps: evaluation sweeps per iteration, each from the last values; None evaluates exactly.
     """
-    return _policy_iteration_history(mdp, _require(mdp, policy0, sweeps), v0, num=num, sweeps=sweeps)
+    return _policy_iteration_history(mdp, _require(mdp, policy0, sweeps), start_values(mdp, v0), num=num, sweeps=sweeps)
 
 
 @functools.partial(jax.jit, static_argnames=("num", "sweeps"))
@@ -110,8 +110,7 @@ def _policy_iteration_history(mdp: MDP, policy0, v0, *, num: int, sweeps: int | 
         q = bellman.action_values(mdp, v)
         return PolicyHistory(v, q, bellman.improve(q, last.policy))
 
-    v = start_values(mdp, v0)
-    return PolicyHistory(*history(step, PolicyHistory(v, bellman.action_values(mdp, v), policy0), num))
+    return PolicyHistory(*history(step, PolicyHistory(v0, bellman.action_values(mdp, v0), policy0), num))
 
 
 def _evaluate_policy(mdp: MDP, policy: Int[Array, " S"], v: Float[Array, " S"], sweeps) -> Float[Array, " S"]:
@@ -119,13 +118,13 @@ def _evaluate_policy(mdp: MDP, policy: Int[Array, " S"], v: Float[Array, " S"], 
     return direct(chain) if sweeps is None else partial_evaluation(chain, v, sweeps)
 
 
-def _require(mdp: MDP, policy0: Int[Array, " S"] | None, sweeps: int | None) -> Int[Array, " S"] | None:
+def _require(mdp: MDP, policy0: ArrayLike | None, sweeps: int | None) -> Int[Array, " S"] | None:
     """Check the arguments, and bring the policy to the integers that argmax gives."""
     if sweeps is not None and not isinstance(sweeps, Tracer) and sweeps < 1:
         raise ValueError(f"sweeps must be at least 1, or None for exact evaluation; got {sweeps}")
     if policy0 is None:
         return None
-    require_policy(mdp, policy0)
-    if policy0.ndim != 1:
-        raise ValueError(f"policy0 must be deterministic, of shape {[mdp.R.shape[0]]}, got {list(policy0.shape)}")
-    return jnp.asarray(policy0).astype(int)
+    policy = require_policy(mdp, policy0)
+    if policy.ndim != 1:
+        raise ValueError(f"policy0 must be deterministic, of shape {[mdp.R.shape[0]]}, got {list(policy.shape)}")
+    return policy.astype(int)

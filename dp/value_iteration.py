@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from dp import bellman
 from dp.bounds import enclose, modulus
 from dp.evaluation import start_values
-from dp.fixed_point import PATIENCE, Backup, Solution, conclude, history, tolerance, until_certified
+from dp.fixed_point import PATIENCE, Backup, Solution, conclude, history, require_iterations, tolerance, until_certified
 from dp.mdp import MDP, require_discount
 
 # One sweep [N], or several [M, N] taken in turn; a sweep may skip states and repeat others.
@@ -35,9 +35,9 @@ class ValueHistory(NamedTuple):
 
 def value_iteration(
     mdp: MDP,
-    v0: Float[Array, " S"] | None = None,
+    v0: ArrayLike | None = None,
     *,
-    order: Order | None = None,
+    order: Order | ArrayLike | None = None,
     tol: float | None = None,
     max_iters: int = 1_000_000,
 ) -> Solution:
@@ -52,8 +52,8 @@ def value_iteration(
     Source: Sutton and Barto (2018), section 4.4; stopping rule: `dp.bounds`.
     """
     require_discount(mdp.gamma, "value_iteration")
-    order = _sweeps(mdp, order)
-    return _value_iteration(mdp, v0, order, tolerance(tol, mdp.R.dtype), max_iters)
+    require_iterations(max_iters)
+    return _value_iteration(mdp, start_values(mdp, v0), _sweeps(mdp, order), tolerance(tol, mdp.R.dtype), max_iters)
 
 
 @jax.jit
@@ -68,7 +68,7 @@ def _value_iteration(mdp: MDP, v0, order, tol, max_iters) -> Solution:
     def advance(k: Int[Array, ""], backup: Backup) -> Float[Array, " S"]:
         return backup.Tv if order is None else in_place(mdp, backup.v, order[(k - 1) % order.shape[0]])
 
-    start = back_up(start_values(mdp, v0), None)
+    start = back_up(v0, None)
     # The gap is a maximum over all states: where sweeps visit few of them, or some only once in M, it waits for those.
     patience = PATIENCE if order is None else PATIENCE * -(-mdp.R.shape[0] // order.shape[1]) + order.shape[0]
     end, iterations = until_certified(advance, back_up, start, tol=tol, max_iters=max_iters, patience=patience)
@@ -86,13 +86,13 @@ def in_place(mdp: MDP, v: Float[Array, " S"], order: Int[Array, " N"]) -> Float[
 
 
 def value_iteration_history(
-    mdp: MDP, v0: Float[Array, " S"] | None, num: int, *, order: Order | None = None
+    mdp: MDP, v0: ArrayLike | None, num: int, *, order: Order | ArrayLike | None = None
 ) -> ValueHistory:
     """Return v_0 ... v_num of value iteration with the action values and the greedy policy of each; see ValueHistory.
 
     v0: [S] or None for 0; order: as in `value_iteration`. gamma = 1 is allowed: nothing waits for convergence.
     """
-    return _value_iteration_history(mdp, v0, _sweeps(mdp, order), num=num)
+    return _value_iteration_history(mdp, start_values(mdp, v0), _sweeps(mdp, order), num=num)
 
 
 @functools.partial(jax.jit, static_argnames="num")
@@ -105,13 +105,14 @@ def _value_iteration_history(mdp: MDP, v0, order, *, num: int) -> ValueHistory:
         sweep = order is not None
         return extend(in_place(mdp, last.v, order[k % order.shape[0]]) if sweep else jnp.max(last.q, axis=1))
 
-    return ValueHistory(*history(step, extend(start_values(mdp, v0)), num))
+    return ValueHistory(*history(step, extend(v0), num))
 
 
-def _sweeps(mdp: MDP, order: Order | None) -> Int[Array, "M N"] | None:
+def _sweeps(mdp: MDP, order: Order | ArrayLike | None) -> Int[Array, "M N"] | None:
     """Bring an order to the form [M, N], and refuse a state that is not there while it can be seen."""
     if order is None:
         return None
+    order = order if isinstance(order, jax.Array) else jnp.asarray(np.asarray(order))
     if order.ndim not in (1, 2) or not jnp.issubdtype(order.dtype, jnp.integer):
         raise ValueError(f"order must be integers of shape [N] or [M, N], got {order.dtype} with {list(order.shape)}")
     S = mdp.R.shape[0]

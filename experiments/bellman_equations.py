@@ -42,7 +42,7 @@ def main(
     arguments = locals()
     record.require(0 <= gamma < 1, f"gamma must lie in [0, 1), got {gamma}")
     record.require(policies >= 1, f"policies must be at least 1, got {policies}")
-    record.require_writable(out)
+    record.require_run(seed, out)
 
     clock, p = record.Clock(), dynamics()
     reward = np.broadcast_to(REWARDS, (S, len(REWARDS)))

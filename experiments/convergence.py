@@ -139,8 +139,10 @@ def main(
     arguments = locals()
     for name, least in (("states", 10), ("sweeps", 1), ("starts", 1), ("largest_states", 100), ("largest_actions", 8)):
         record.require(arguments[name] >= least, f"{name} must be at least {least}, got {arguments[name]}")
+    record.require(max(states, largest_states) <= 5000, "states must be at most 5000: models are dense")
+    record.require(largest_actions <= 1024, f"largest_actions must be at most 1024, got {largest_actions}")
     record.require(2 <= largest_enumerated <= 14, f"largest_enumerated must be 2 to 14, got {largest_enumerated}")
-    record.require_writable(out)
+    record.require_run(seed, out)
 
     clock, rng = record.Clock(), np.random.default_rng(seed)
     sizes = list(itertools.takewhile(lambda S: largest_states >= S, (50 * 2**i for i in itertools.count())))
@@ -180,7 +182,7 @@ def show(metrics: dict) -> None:
     """Print what was found, a line a factor."""
     table = Table("factor", "case", "needed", title=f"Question 3(c): what affects convergence (γ = {GAMMA})")
     for name, count in metrics["initial_values"]["value_iteration_sweeps"].items():
-        table.add_row("initial values", name, f"{count} sweeps")
+        table.add_row("initial values", name, f"{count} sweep{'s' * (count != 1)}")
     for factor, key in (("in place", "sweeps_to_1e-6"), ("order", "backups_per_state_to_1e-6")):
         for problem, counts in metrics[factor.replace(" ", "_")][key].items():
             for name, count in counts.items():

@@ -69,7 +69,7 @@ def main(
     record.require(0 < sigma_min < math.inf, f"sigma_min must be positive and finite, got {sigma_min}")
     record.require(sigma_min < sigma_max < math.inf, f"sigma_max must be finite and above sigma_min, got {sigma_max}")
     record.require(0 < relative_step < 2, f"relative_step must be in (0, 2), where it is stable, got {relative_step}")
-    record.require_writable(out)
+    record.require_run(seed, out)
 
     clock, rng = record.Clock(), np.random.default_rng(seed)
     split = data.digits(split_seed)

@@ -22,7 +22,7 @@ SOLVERS: dict[str, Callable[[dp.MDP], dp.Solution]] = {
 }
 
 
-def measure(solve: Callable, mdp: dp.MDP, clock: record.Clock, repeats: int = 3) -> tuple[float, int, float]:
+def measure(solve: Callable, mdp: dp.MDP, clock: record.Clock, repeats: int = 5) -> tuple[float, int, float]:
     """Return the median seconds of a compiled solve, its iterations and the certified gap."""
     run = clock.compile(solve, mdp)
     solution, times = run(mdp), []
@@ -65,6 +65,8 @@ def by_size(
                 "exponent": exponent,
             }
             ax.loglog(x, 1e3 * seconds, "o-", label=f"{name}: {iterations.min()}-{iterations.max()} iterations")
+        ax.set_xticks(x, map(str, x))
+        ax.minorticks_off()
         ax.set(xlabel=label, ylabel="milliseconds", title="S = 200" if label == "|A|" else "A = 8")
         ax.legend(fontsize=8)
     return metrics, figure

@@ -25,7 +25,7 @@ from rich.progress import Progress
 import dsm
 from experiments import low_density_figures as draw
 from experiments import record
-from experiments.low_density_report import DENOISING, LIKELIHOOD, show, summarise, verdict
+from experiments.low_density_report import DENOISING, LIKELIHOOD, show, summarise, summarise_verdict, verdict
 from experiments.low_density_truth import Evaluation, Setting, box_grid, describe, evaluate, make_setting
 
 
@@ -98,7 +98,7 @@ def main(
     names = [LIKELIHOOD, *(f"{DENOISING}σ = {sigma:g}" for sigma in levels)]
     record.require(len(set(names)) == len(names), f"sigmas must differ from each other, got {sigmas}")
     record.require(0 < learning_rate < math.inf, f"learning_rate must be positive, got {learning_rate}")
-    record.require_writable(out)
+    record.require_run(seed, out)
 
     clock, network = record.Clock(), dsm.EnergyMLP(widths=(width, width))
     budget = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
@@ -121,7 +121,7 @@ def main(
     quadrature_error = check_quadrature(network, models, found.log_partition, 3 * nodes)
     metrics = summarise(names, found, truth)
     metrics |= {"seconds_per_model": dict(zip(names, seconds, strict=True)), "quadrature_error": quadrature_error}
-    metrics |= {"verdict": verdict(metrics)}
+    metrics |= {"verdict": verdict(metrics), "summary": summarise_verdict(metrics)}
     show(metrics)
     figures = {
         "error_by_density": draw.deciles(metrics),

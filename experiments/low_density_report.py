@@ -153,6 +153,29 @@ def verdict(metrics: dict) -> list[str]:
     return sentences
 
 
+def summarise_verdict(metrics: dict) -> str:
+    """Answer the two claims in two sentences, counted from the numbers."""
+
+    def poor(measure: int) -> int:
+        """Count the sets of points where equation 1 errs more at low density, in absolute (0) or relative (1) terms."""
+        found = [list(metrics["equation_1_sparsest_minus_densest"][points].values())[measure] for points in POINTS]
+        return sum(word(Interval(**difference)) == "worse" for difference in found)
+
+    rows = {points: metrics["equation_2_minus_equation_1"][points] for points in POINTS}
+    better = [
+        f"{name.removeprefix(DENOISING)} on points {points}"
+        for points, row in rows.items()
+        for name, found in row.items()
+        if found["sparsest_is"] == "better"
+    ]
+    worse = sum(list(row.values())[-1]["sparsest_is"] == "worse" for row in rows.values())
+    return (
+        f"Maximum likelihood errs more where data are sparse on {poor(0)} of {len(POINTS)} sets of points, relative to the "
+        f"data's score on {poor(1)}. Equation 2 does better there with {', '.join(better) or 'no σ tried'}; with the "
+        f"largest σ it does worse on {worse} of {len(POINTS)}, as it learns the score of the smoothed data."
+    )
+
+
 def differences(rows: dict[str, dict]) -> str:
     """List a difference for each sigma, and what it says."""
     intervals = {name.removeprefix(DENOISING): Interval(**row) for name, row in rows.items()}

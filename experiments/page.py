@@ -21,6 +21,11 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def command(text: str, line: str) -> str:
+    """Return a command line after a few words."""
+    return f"<p>{escape(text)} <code>{escape(line)}</code></p>"
+
+
 def question(text: str) -> str:
     """Return a quoted question."""
     return f"<blockquote>{escape(text)}</blockquote>"

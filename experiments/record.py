@@ -7,7 +7,6 @@ everything appears at once: a run that fails or is interrupted leaves no partial
 
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -41,7 +40,7 @@ def command(main: Callable[..., dict]) -> None:
     """Run `main` from the command line; an impossible argument ends in one line on stderr and exit status 2."""
     try:
         tyro.cli(main)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -54,15 +53,18 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def require_writable(out: Path) -> None:
-    """Find out before an hour of training, not after it, that results cannot be written."""
-    parent = out.absolute()
+def require_run(seed: int, out: Path) -> None:
+    """Refuse a seed that is none; find out before an hour of training, not after it, that nothing can be written."""
+    require(0 <= seed < 2**32, f"seed must be 0 to {2**32 - 1}, got {seed}")
+    require(out.name != "", "out must name a folder")
+    parent = out.absolute().parent
     while not parent.exists():
         parent = parent.parent
-    require(
-        parent.is_dir() and os.access(parent, os.W_OK),
-        f"out = {str(out)!r}: cannot write a folder inside {parent}",
-    )
+    try:
+        with tempfile.TemporaryDirectory(dir=parent):
+            require(not out.exists() or out.is_dir(), f"out = {str(out)!r} is a file")
+    except OSError as error:
+        raise ValueError(f"out = {str(out)!r}: cannot write a folder inside {parent} ({error.strerror})") from None
 
 
 class Clock:

@@ -90,7 +90,7 @@ def main(
     record.require(chains >= 10, f"chains must be at least 10, got {chains}")
     for name in ("sigma", "learning_rate", "step_size"):
         record.require(0.0 < arguments[name] < np.inf, f"{name} must be positive, got {arguments[name]}")
-    record.require_writable(out)
+    record.require_run(seed, out)
 
     clock = record.Clock()
     target = dsm.eight_gaussians()

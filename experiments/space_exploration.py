@@ -111,7 +111,7 @@ def main(
     arguments = locals()
     record.require(iterations >= 2, f"iterations must be at least 2, as in the exercise; got {iterations}")
     record.require(starts >= 1, f"starts must be at least 1, got {starts}")
-    record.require_writable(out)
+    record.require_run(seed, out)
     clock = record.Clock()
 
     found = {dtype: claims(dtype) for dtype in ("float32", "float64")}

@@ -23,7 +23,7 @@ def main(*, seed: int = 0, out: Path = Path("results/tour")) -> dict:
         out: folder for metrics.json and index.html, which embeds all figures.
     """
     arguments = locals()
-    record.require_writable(out)
+    record.require_run(seed, out)
     clock, sections, metrics = record.Clock(), [], {}
     table = Table("question", "answer", "seconds", title="The exercise, computed", show_lines=True)
     for chapter in CHAPTERS:
@@ -39,7 +39,9 @@ def main(*, seed: int = 0, out: Path = Path("results/tour")) -> dict:
         clock.run_seconds += found["seconds"]["run"]
         metrics[name] = {"answers": answers, "arguments": found["arguments"], "seconds": seconds}
         table.add_row(chapter.question, escape(answers[0]), f"{seconds:.0f}")
-        command = f"python -m experiments.{name} {options(chapter.arguments)}".strip()
+        words = [".venv/bin/python -m", f"experiments.{name}", options(chapter.arguments | {"seed": seed})]
+            "  ", " "
+        )
         sections.append(
             page.section(
                 f"Question {chapter.question}",
@@ -47,7 +49,7 @@ def main(*, seed: int = 0, out: Path = Path("results/tour")) -> dict:
                 *map(page.paragraph, answers),
                 *numbers(name, found["metrics"]),
                 *figures,
-                page.paragraph(f"Here in a small setting: {command}"),
+                page.command("Here in a small setting:" if chapter.arguments else "To repeat:", " ".join(words)),
             )
         )
     document = page.page(
@@ -90,7 +92,7 @@ def numbers(name: str, metrics: dict) -> list[str]:
     """Return the tables of an experiment that has some."""
     if name == "space_exploration":
         claims = [
-            (c["question"], c["quantity"], str(c["stated"]), "equal" if c["holds"] else str(c["computed"]))
+            (c["question"], c["quantity"], str(c["stated"]), str(c["computed"]) + ("" if c["holds"] else ", differs"))
             for c in metrics["claims"]
         ]
         header = ("k", "v_k(F)", "v_k(L)", "v_*(F) in", "v_*(L) in", "policy")

@@ -49,7 +49,7 @@ def test_failed_write_leaves_nothing(tmp_path):
 def test_unwritable_folder_is_found_at_once(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match="cannot write"):
-        record.require_writable(tmp_path / "file" / "run")
+        record.require_run(0, tmp_path / "file" / "run")
 
 
 def test_clock_separates_compiling_from_running():
@@ -68,3 +68,25 @@ def test_impossible_argument_ends_in_one_line(tmp_path):
     assert done.stdout == ""
     assert done.stderr.strip() == "error: iterations must be at least 2, as in the exercise; got 1"
     assert not out.exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**20])
+def test_impossible_seeds(seed, tmp_path):
+    with pytest.raises(ValueError, match="seed must be 0 to"):
+        record.require_run(seed, tmp_path / "run")
+
+
+def test_out_that_names_no_folder():
+    with pytest.raises(ValueError, match="out must name a folder"):
+        record.require_run(0, Path(""))
+
+
+def test_out_that_is_a_file(tmp_path):
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(ValueError, match="is a file"):
+        record.require_run(0, tmp_path / "run")
+
+
+def test_out_where_nobody_can_write():
+    with pytest.raises(ValueError, match="cannot write a folder inside /proc"):
+        record.require_run(0, Path("/proc/nowhere/run"))
