@@ -77,9 +77,9 @@ def space_answers(m: dict) -> list[str]:
     pi, vi = m["certificates"].values()
     first = m["first_proof"]["policy iteration, one sweep"]
     return [
-        f"3(a) policy iteration: π₂ is optimal, proven at k = {first}. 3(b) value iteration: not converged, the "
-        f"certified gap is {vi[2]['gap']:.3g}. Of the exercise's {total} numbers {holds['float32']} are reproduced exactly in "
-        f"float32 and {holds['float64']} in float64.",
+        f"3(a) policy iteration: π₂ is optimal, proven at k = {first}. 3(b) value iteration: not converged, gap "
+        f"{vi[2]['gap']:.3g}. Of the exercise's {total} numbers {holds['float32']} are reproduced exactly in float32, "
+        f"{holds['float64']} in float64.",
         f"3(a) Policy iteration from 'always conserve': v₁ = {pi[1]['v']}, v₂ = {pi[2]['v']}, and π₂ = π₁ = explore at "
         f"F, conserve at L. It is optimal, and the certificate proves it at k = {first}: "
         f"v_*(F) lies in [{pi[first]['lower'][0]:g}, {pi[first]['upper'][0]:g}]. "

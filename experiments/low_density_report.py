@@ -170,9 +170,9 @@ def summarise_verdict(metrics: dict) -> str:
     ]
     worse = sum(list(row.values())[-1]["sparsest_is"] == "worse" for row in rows.values())
     return (
-        f"Maximum likelihood errs more where data are sparse on {poor(0)} of {len(POINTS)} sets of points, relative to the "
-        f"data's score on {poor(1)}. Equation 2 does better there with {', '.join(better) or 'no σ tried'}; with the "
-        f"largest σ it does worse on {worse} of {len(POINTS)}, as it learns the score of the smoothed data."
+        f"Maximum likelihood errs more where data are sparse on {poor(0)} of {len(POINTS)} sets of points, relative to "
+        f"the data's score on {poor(1)}. Equation 2 does better there with {', '.join(better) or 'no σ tried'}; "
+        f"with the largest σ it does worse on {worse} of {len(POINTS)}, as it learns the score of the smoothed data."
     )
 
 

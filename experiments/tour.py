@@ -40,8 +40,6 @@ def main(*, seed: int = 0, out: Path = Path("results/tour")) -> dict:
         metrics[name] = {"answers": answers, "arguments": found["arguments"], "seconds": seconds}
         table.add_row(chapter.question, escape(answers[0]), f"{seconds:.0f}")
         words = [".venv/bin/python -m", f"experiments.{name}", options(chapter.arguments | {"seed": seed})]
-            "  ", " "
-        )
         sections.append(
             page.section(
                 f"Question {chapter.question}",
