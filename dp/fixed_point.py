@@ -5,7 +5,7 @@ values. All the rest is here, once: certify, stop, conclude.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from dp.mdp import MDP, Policy
 
 # A limit cycle of rounding can keep the gap just above tol for ever: so many passes without a new best end it.
 PATIENCE = 1000
+
+State = TypeVar("State", bound=tuple)
 
 
 class Backup(NamedTuple):
@@ -51,6 +53,18 @@ class Solution(NamedTuple):
     iterations: Int[Array, ""]
     residual: Float[Array, ""]
     converged: Bool[Array, ""]
+
+
+class History(NamedTuple):
+    """Iterations 0 to num, one after the other.
+
+    v: [num + 1, S], `v[0] = v0`. q: [num + 1, S, A], the action values of each v. policy: [num + 1, S], greedy in q;
+    in policy iteration `policy[0] = policy0`, and `v[k + 1]` evaluates `policy[k]` from `v[k]`.
+    """
+
+    v: Float[Array, "K S"]
+    q: Float[Array, "K S A"]
+    policy: Int[Array, "K S"]
 
 
 class Loop(NamedTuple):
@@ -128,10 +142,10 @@ def conclude(
     )
 
 
-def history(step: Callable, start: tuple, num: int) -> tuple:
+def history(step: Callable[[Int[Array, ""], State], State], start: State, num: int) -> State:
     """Stack `start, step(0, start), step(1, ...), ...`: a leading axis of num + 1 on every array of the state."""
 
-    def body(state: tuple, k: Int[Array, ""]) -> tuple[tuple, tuple]:
+    def body(state: State, k: Int[Array, ""]) -> tuple[State, State]:
         state = step(k, state)
         return state, state
 

@@ -8,7 +8,6 @@ until the values have travelled far enough. These solvers stop on the certificat
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +17,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from dp import bellman
 from dp.bounds import enclose, modulus
 from dp.evaluation import direct, partial_evaluation, require_policy, start_values
-from dp.fixed_point import Backup, Solution, conclude, history, require_iterations, tolerance, until_certified
+from dp.fixed_point import Backup, History, Solution, conclude, history, require_iterations, tolerance, until_certified
 from dp.mdp import MDP, induce, require_discount
-
-
-class PolicyHistory(NamedTuple):
-    """v: [num + 1, S], `v[0] = v0`. q: [num + 1, S, A], the action values of each v. policy: [num + 1, S].
-
-    `policy[0] = policy0`, `v[k + 1]` evaluates `policy[k]` from `v[k]`, and `policy[k]` is greedy in `q[k]` for k >= 1.
-    """
-
-    v: Float[Array, "K S"]
-    q: Float[Array, "K S A"]
-    policy: Int[Array, "K S"]
 
 
 def policy_iteration(
@@ -95,8 +83,8 @@ def policy_iteration_history(
     num: int,
     *,
     sweeps: int | None = 1,
-) -> PolicyHistory:
-    """Return `num` iterations of policy iteration, however little they prove; see PolicyHistory.
+) -> History:
+    """Return `num` iterations of policy iteration, however little they prove; see History.
 
     sweeps: evaluation sweeps per iteration, each from the last values; None evaluates exactly.
     """
@@ -104,13 +92,13 @@ def policy_iteration_history(
 
 
 @functools.partial(jax.jit, static_argnames=("num", "sweeps"))
-def _policy_iteration_history(mdp: MDP, policy0, v0, *, num: int, sweeps: int | None) -> PolicyHistory:
-    def step(k: Int[Array, ""], last: PolicyHistory) -> PolicyHistory:
+def _policy_iteration_history(mdp: MDP, policy0, v0, *, num: int, sweeps: int | None) -> History:
+    def step(k: Int[Array, ""], last: History) -> History:
         v = _evaluate_policy(mdp, last.policy, last.v, sweeps)
         q = bellman.action_values(mdp, v)
-        return PolicyHistory(v, q, bellman.improve(q, last.policy))
+        return History(v, q, bellman.improve(q, last.policy))
 
-    return PolicyHistory(*history(step, PolicyHistory(v0, bellman.action_values(mdp, v0), policy0), num))
+    return history(step, History(v0, bellman.action_values(mdp, v0), policy0), num)
 
 
 def _evaluate_policy(mdp: MDP, policy: Int[Array, " S"], v: Float[Array, " S"], sweeps) -> Float[Array, " S"]:

@@ -7,7 +7,6 @@ backup then uses the newest values, as in Gauss-Seidel, and only one state's val
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +17,21 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from dp import bellman
 from dp.bounds import enclose, modulus
 from dp.evaluation import start_values
-from dp.fixed_point import PATIENCE, Backup, Solution, conclude, history, require_iterations, tolerance, until_certified
+from dp.fixed_point import (
+    PATIENCE,
+    Backup,
+    History,
+    Solution,
+    conclude,
+    history,
+    require_iterations,
+    tolerance,
+    until_certified,
+)
 from dp.mdp import MDP, require_discount
 
 # One sweep [N], or several [M, N] taken in turn; a sweep may skip states and repeat others.
 Order = Int[Array, " N"] | Int[Array, "M N"]
-
-
-class ValueHistory(NamedTuple):
-    """v: [num + 1, S], `v[0] = v0`. q: [num + 1, S, A], its action values. policy: [num + 1, S], greedy in v."""
-
-    v: Float[Array, "K S"]
-    q: Float[Array, "K S A"]
-    policy: Int[Array, "K S"]
 
 
 def value_iteration(
@@ -87,8 +88,8 @@ def in_place(mdp: MDP, v: Float[Array, " S"], order: Int[Array, " N"]) -> Float[
 
 def value_iteration_history(
     mdp: MDP, v0: ArrayLike | None, num: int, *, order: Order | ArrayLike | None = None
-) -> ValueHistory:
-    """Return v_0 ... v_num of value iteration with the action values and the greedy policy of each; see ValueHistory.
+) -> History:
+    """Return v_0 ... v_num of value iteration with the action values and the greedy policy of each; see History.
 
     v0: [S] or None for 0; order: as in `value_iteration`. gamma = 1 is allowed: nothing waits for convergence.
     """
@@ -96,16 +97,16 @@ def value_iteration_history(
 
 
 @functools.partial(jax.jit, static_argnames="num")
-def _value_iteration_history(mdp: MDP, v0, order, *, num: int) -> ValueHistory:
-    def extend(v: Float[Array, " S"]) -> ValueHistory:
+def _value_iteration_history(mdp: MDP, v0, order, *, num: int) -> History:
+    def extend(v: Float[Array, " S"]) -> History:
         q = bellman.action_values(mdp, v)
-        return ValueHistory(v, q, jnp.argmax(q, axis=1))
+        return History(v, q, jnp.argmax(q, axis=1))
 
-    def step(k: Int[Array, ""], last: ValueHistory) -> ValueHistory:
+    def step(k: Int[Array, ""], last: History) -> History:
         sweep = order is not None
         return extend(in_place(mdp, last.v, order[k % order.shape[0]]) if sweep else jnp.max(last.q, axis=1))
 
-    return ValueHistory(*history(step, extend(v0), num))
+    return history(step, extend(v0), num)
 
 
 def _sweeps(mdp: MDP, order: Order | ArrayLike | None) -> Int[Array, "M N"] | None:
