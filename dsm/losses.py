@@ -60,5 +60,5 @@ def denoising_over_levels(
 
 
 def half_squared_norm(u: Float[Array, "*shape"]) -> Float[Array, ""]:
-    """1/2 |u|^2, the sum over all entries."""
+    """1/2 |u|^2, summed over all entries of u, of any shape: what every objective here ends on."""
     return 0.5 * jnp.sum(u * u)

@@ -11,9 +11,8 @@ python -m experiments.low_density
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +26,7 @@ from experiments import low_density_figures as draw
 from experiments import record
 from experiments.low_density_report import DENOISING, LIKELIHOOD, show, summarise, summarise_verdict, verdict
 from experiments.low_density_truth import Evaluation, Setting, box_grid, describe, evaluate, make_setting
+from experiments.training_run import energy_of
 
 
 def train(
@@ -51,11 +51,6 @@ def train(
     state = dsm.training.init(network.init(key_init, x_train[0]), optimizer)
     state, infos = jax.lax.scan(step, state, length=steps)
     return state.ema, infos.loss
-
-
-def energy_of(network: dsm.EnergyMLP, params: dict) -> Callable[[Float[Array, " 2"]], Float[Array, ""]]:
-    """Return the function E(x)."""
-    return lambda x: cast(Array, network.apply(params, x))
 
 
 def main(

@@ -21,7 +21,7 @@ import dsm
 from dsm import langevin, metrics
 from experiments import record
 from experiments import score_matching_figures as draw
-from experiments.training_run import train
+from experiments.training_run import energy_of, train
 
 Score = Callable[..., Array]
 
@@ -45,12 +45,6 @@ def models(sigma: float, width: int, layers: int) -> tuple[dict[str, Model], dsm
             lambda params: lambda x: apply(params, x, jnp.asarray(sigma, x.dtype)),
         ),
     }, energy
-
-
-def energy_of(network: dsm.EnergyMLP, params: Any) -> Callable[..., Array]:
-    """Return the function E(x) of a network and its parameters."""
-    apply: Any = network.apply
-    return lambda x: apply(params, x)
 
 
 def main(

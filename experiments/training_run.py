@@ -1,5 +1,6 @@
-"""A training run in chunks: one compiled scan called again and again, so that a bar can move in between."""
+"""Networks in training: a run in chunks, so that a bar can move in between, and the energy that parameters define."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,10 +9,17 @@ import optax
 from jaxtyping import Array, Float, Key
 from rich.progress import Progress
 
+import dsm
 from dsm import training
 from experiments.record import Clock
 
 CHUNKS = 20
+
+
+def energy_of(network: dsm.EnergyMLP, params: Any) -> Callable[..., Array]:
+    """Return the function E(x) of a network and its parameters."""
+    apply: Any = network.apply
+    return lambda x: apply(params, x)
 
 
 def train(
