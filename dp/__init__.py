@@ -1,6 +1,10 @@
 """Exact dynamic programming for finite Markov decision processes, with a certificate on every answer."""
 
 from . import problems as problems
+from .anderson import anderson_iteration as anderson_iteration
+from .average import average_policy_iteration as average_policy_iteration
+from .average import evaluate_average as evaluate_average
+from .average import relative_value_iteration as relative_value_iteration
 from .bellman import action_values as action_values
 from .bellman import expectation as expectation
 from .bellman import expected_reward as expected_reward
@@ -10,13 +14,25 @@ from .bellman import state_values as state_values
 from .bounds import Bounds as Bounds
 from .bounds import bounds as bounds
 from .evaluation import evaluate as evaluate
-from .fixed_point import Solution as Solution
+from .gain import Average as Average
+from .horizon import evaluate_horizon as evaluate_horizon
+from .horizon import finite_horizon as finite_horizon
 from .mdp import MDP as MDP
 from .mdp import MRP as MRP
 from .mdp import from_dynamics as from_dynamics
 from .mdp import induce as induce
 from .mdp import make_mdp as make_mdp
+from .policy_iteration import inexact_policy_iteration as inexact_policy_iteration
+from .policy_iteration import modified_policy_iteration as modified_policy_iteration
 from .policy_iteration import policy_iteration as policy_iteration
 from .policy_iteration import policy_iteration_history as policy_iteration_history
+from .prioritised_sweeping import prioritised_sweeping as prioritised_sweeping
+from .soft import soft_optimality as soft_optimality
+from .soft import soft_policy as soft_policy
+from .soft import soft_policy_iteration as soft_policy_iteration
+from .soft import soft_value_iteration as soft_value_iteration
+from .solution import Solution as Solution
+from .solve import solve as solve
+from .stacking import stack as stack
 from .value_iteration import value_iteration as value_iteration
 from .value_iteration import value_iteration_history as value_iteration_history

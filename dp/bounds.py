@@ -46,13 +46,18 @@ class Bounds(NamedTuple):
 class Modulus(NamedTuple):
     """How a backup contracts and how it rounds; constant during a solve, so computed once.
 
-    most, least: ρ⁺(s) and ρ⁻(s), [S], rounded outwards. rounding: γ_{n+4}. rewards: max|R|.
+    most, least: ρ⁺(s) and ρ⁻(s), [S], rounded outwards. largest, smallest: ρ⁺ and ρ⁻.
+    rounding: γ_{n+4}. rewards: max|R|.
+    extra: what an operator that does more than back up and take a maximum rounds beyond that.
     """
 
     most: Float[Array, " S"]
     least: Float[Array, " S"]
+    largest: Float[Array, ""]
+    smallest: Float[Array, ""]
     rounding: Float[Array, ""]
     rewards: Float[Array, ""]
+    extra: Float[Array, ""] | float = 0.0
 
 
 def modulus(
@@ -69,51 +74,133 @@ def modulus(
     rounding = jnp.where(rounding < 0.5, rounding / (1 - rounding), jnp.inf)
     mass = transitions.mass(P).reshape(R.shape[0], -1)
     where = jnp.ones(mass.shape, bool) if mask is None else mask
+    most = gamma * jnp.max(mass, axis=1, initial=0.0, where=where) * (1 + 2 * rounding)
+    least = gamma * jnp.min(mass, axis=1, initial=jnp.inf, where=where) * (1 - 2 * rounding)
     return Modulus(
-        most=gamma * jnp.max(mass, axis=1, initial=0.0, where=where) * (1 + 2 * rounding),
-        least=gamma * jnp.min(mass, axis=1, initial=jnp.inf, where=where) * (1 - 2 * rounding),
+        most=most,
+        least=least,
+        largest=jnp.max(most),
+        smallest=jnp.min(least),
         rounding=rounding,
         rewards=jnp.max(jnp.abs(R), initial=0.0, where=mask),
     )
 
 
-def enclose(v: Float[Array, " S"], Tv: Float[Array, " S"], modulus: Modulus) -> Bounds:
-    """Turn v and its backup T v (or T_π v) into bounds on the fixed point of T (of T_π)."""
-    eps, tiny = jnp.finfo(v.dtype).eps, jnp.finfo(v.dtype).tiny
-    most, least, rounding, rewards = modulus
-    contracts = jnp.max(most) < 1
+def backup_error(modulus: Modulus, scale: Float[Array, ""]) -> Float[Array, ""]:
+    """Bound the rounding error of one backup of values up to `scale`: the e of the head of this file."""
+    eps, tiny = jnp.finfo(scale.dtype).eps, jnp.finfo(scale.dtype).tiny
+    products = modulus.rounding * (modulus.largest * scale + modulus.rewards)
+    # The last term: processors may take numbers below `tiny` for zero, as factors and as products.
+    e = (1 + 8 * eps) * (products + modulus.extra) + tiny / eps * (1 + scale)
+    # Where a sum may overflow on the way, a maximum over actions can hide it.
+    return jnp.where(jnp.isfinite(4 * (scale + modulus.rewards)), e, jnp.inf)
+
+
+class Spread(NamedTuple):
+    """What one backup says of v_* - T v, in scalars: `D⁺` and `D⁻` of the head of this file, and the rounding.
+
+    Between `ρ(s) D⁻ - rounding` and `ρ(s) D⁺ + rounding` lies v_* - T v. gap: at least `max_s (upper - lower)(s)`.
+    floor: as in Bounds. Where nothing can be said, gap is infinite.
+    """
+
+    up: Float[Array, ""]
+    down: Float[Array, ""]
+    rounding: Float[Array, ""]
+    gap: Float[Array, ""]
+    floor: Float[Array, ""]
+
+
+def spread(v: Float[Array, " S"], Tv: Float[Array, " S"], modulus: Modulus) -> Spread:
+    """Return the `Spread` of v and its backup: all that a loop needs to know, by four passes over the states."""
+    eps = jnp.finfo(v.dtype).eps
+    largest, smallest = modulus.largest, modulus.smallest
+    contracts = largest < 1
 
     def total(d: Float[Array, ""], rho: Float[Array, ""]) -> Float[Array, ""]:
         """`Σ_k ρ^k d`: all that this sweep and those to come can add."""
         return jnp.where(contracts, d / jnp.where(contracts, 1 - rho, 1.0), jnp.inf)
 
-    def backup_error(scale: Float[Array, ""]) -> Float[Array, ""]:
-        """Bound the rounding of a backup of values up to `scale`."""
-        # The last term: processors may take numbers below `tiny` for zero, as factors and as products.
-        return (1 + 8 * eps) * rounding * (jnp.max(most) * scale + rewards) + tiny / eps * (1 + scale)
-
-    e = backup_error(jnp.max(jnp.abs(v)))
+    high, low = jnp.max(v), jnp.min(v)
+    scale = jnp.maximum(jnp.abs(high), jnp.abs(low))
+    e = backup_error(modulus, scale)
     rise, fall = jnp.max(Tv - v), jnp.min(Tv - v)
+    reach = scale + jnp.maximum(jnp.abs(rise), jnp.abs(fall))  # at least max|T v|
     rise, fall = rise + 2 * eps * jnp.abs(rise) + e, fall - 2 * eps * jnp.abs(fall) - e
-    rise = jnp.where(rise >= 0, most * total(rise, jnp.max(most)), least * total(rise, jnp.min(least)))
-    fall = jnp.where(fall <= 0, most * total(fall, jnp.max(most)), least * total(fall, jnp.min(least)))
+    up = total(rise, jnp.where(rise >= 0, largest, smallest))
+    down = total(fall, jnp.where(fall <= 0, largest, smallest))
 
-    reach = jnp.max(jnp.abs(Tv))
-    up = rise + e + 8 * eps * (reach + jnp.abs(rise) + e)
-    down = fall - e - 8 * eps * (reach + jnp.abs(fall) + e)
-    lower, upper = Tv + down, Tv + up
-    gap = jnp.max(upper - lower) * (1 + 2 * eps)
-    known = contracts & (jnp.min(least) >= 0) & jnp.isfinite(gap)
+    rounding = e + 8 * eps * (reach + jnp.abs(up) + jnp.abs(down) + e)
+    highest = jnp.where(up >= 0, largest, smallest) * up + rounding
+    lowest = jnp.where(down <= 0, largest, smallest) * down - rounding
+    gap = (highest - lowest) * (1 + 4 * eps) + 4 * eps * reach
+    known = contracts & (smallest >= 0) & jnp.isfinite(gap)
     # max|v_*| is at least this, however far v may be: a loop must not give up because of the size of a bad start.
-    smallest = jnp.maximum(0, jnp.max(jnp.maximum(lower, -upper)))
+    # Where v is largest, T v is at least v + d⁻, and v_* at least that and the lowest shift.
+    least = jnp.maximum(0, jnp.maximum(high + fall + lowest, -(low + rise + highest)))
+    return Spread(
+        up=up,
+        down=down,
+        rounding=rounding,
+        gap=jnp.where(known, gap, jnp.inf),
+        floor=2 * (total(backup_error(modulus, least), largest) + 8 * eps * least),
+    )
+
+
+def enclose(v: Float[Array, " S"], Tv: Float[Array, " S"], modulus: Modulus) -> Bounds:
+    """Turn v and its backup T v (or T_π v) into bounds on the fixed point of T (of T_π)."""
+    found = spread(v, Tv, modulus)
+    up = jnp.where(found.up >= 0, modulus.most, modulus.least) * found.up + found.rounding
+    down = jnp.where(found.down <= 0, modulus.most, modulus.least) * found.down - found.rounding
+    # Not (lower + upper) / 2: where the shifts cancel, mid is the backup itself, to the last bit.
+    return _bounds(Tv + down, Tv + (up + down) / 2, Tv + up, Tv, jnp.isfinite(found.gap), found.floor)
+
+
+def _bounds(lower, mid, upper, Tv, known, floor) -> Bounds:
+    gap = jnp.max(upper - lower) * (1 + 2 * jnp.finfo(mid.dtype).eps)
+    known = known & jnp.isfinite(gap)
     return Bounds(
         lower=jnp.where(known, lower, -jnp.inf),
-        # Not (lower + upper) / 2: where the shifts cancel, mid is the backup itself, to the last bit.
-        mid=jnp.where(known, Tv + (up + down) / 2, Tv),
+        mid=jnp.where(known, mid, Tv),
         upper=jnp.where(known, upper, jnp.inf),
         gap=jnp.where(known, gap, jnp.inf),
-        floor=2 * (total(backup_error(smallest), jnp.max(most)) + 8 * eps * smallest),
+        floor=floor,
     )
+
+
+def enclose_transient(
+    v: Float[Array, " S"], Tv: Float[Array, " S"], w: Float[Array, " S"], chain: MRP, modulus: Modulus
+) -> Bounds:
+    """Enclose v_π of a chain that ends, γ = 1 allowed, from T_π v and any w close to the expected steps to the end.
+
+    Let `w >= 0` and `w - γ P w >= δ > 0`. Then `(I - γ P)^{-1} = Σ_k (γ P)^k` exists, is not negative, and takes δ to
+    at most w. So `v_π - v = (I - γ P)^{-1} (T_π v - v) <= w d⁺ / δ` with d⁺ = max(T_π v - v, 0); one more backup gives
+
+        v_π <= T_π v + γ P w d⁺ / δ,        v_π >= T_π v + γ P w d⁻ / δ,        d⁻ = min(T_π v - v, 0).
+
+    Infinite where w proves nothing: where the chain does not end, w = (I - γ P)^{-1} 1 does not exist. Rounding is
+    included as at the head of this file. Source: Bertsekas and Tsitsiklis (1991), weighted sup norms.
+    """
+    eps = jnp.finfo(v.dtype).eps
+    Pw = chain.gamma * transitions.apply(chain.P, w)
+    longest = jnp.max(jnp.abs(w))
+    e_w = backup_error(modulus._replace(rewards=jnp.zeros_like(longest)), longest) + 2 * eps * longest
+    slack = jnp.min(w - Pw) - e_w
+    known = (slack > 0) & (jnp.min(w) >= 0)
+
+    def total(d: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.where(known, d / jnp.where(known, slack, 1.0), jnp.inf) * (1 + 4 * eps)
+
+    e = backup_error(modulus, jnp.max(jnp.abs(v)))
+    rise = total(jnp.maximum(jnp.max(Tv - v) * (1 + 2 * eps) + e, 0))
+    fall = total(jnp.maximum(jnp.max(v - Tv) * (1 + 2 * eps) + e, 0))
+    reach = e + 8 * eps * jnp.max(jnp.abs(Tv))
+    up = (Pw + e_w) * rise * (1 + 8 * eps) + reach
+    down = (Pw + e_w) * fall * (1 + 8 * eps) + reach
+    # The last subtraction and addition round too.
+    lower, upper = Tv - down - 2 * eps * down, Tv + up + 2 * eps * up
+    least = jnp.maximum(0, jnp.max(jnp.maximum(lower, -upper)))
+    floor = 2 * jnp.max(Pw) * total(backup_error(modulus, least))
+    return _bounds(lower, Tv + (up - down) / 2, upper, Tv, known, floor)
 
 
 def bounds(mdp: MDP, v: Float[Array, " S"], policy: Policy | None = None) -> Bounds:

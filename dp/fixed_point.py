@@ -1,58 +1,27 @@
 """The loops: sweep until the certificate meets the tolerance, or keep the history of a number of sweeps.
 
-A solver is one function `advance(k, backup) -> v`: from values, their backup and the policy it suggests, the next
-values. All the rest is here, once: certify, stop, conclude.
+A solver is one function `advance(k, backup, memory) -> (v, memory)`: from values, their backup and the policy it
+suggests, the next values. When to stop is here, once.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from dp import bellman
-from dp.bounds import Bounds
-from dp.mdp import MDP, Policy
+from dp.bounds import Modulus, enclose
+from dp.mdp import Count, Policy, Scalar
+from dp.solution import Backup
 
 # A limit cycle of rounding can keep the gap just above tol for ever: so many passes without a new best end it.
 PATIENCE = 1000
 
+# Updates in place start from the middle of the bounds in step k only if the last time is k / PAUSE steps ago.
+PAUSE = 4
+
 State = TypeVar("State", bound=tuple)
-
-
-class Backup(NamedTuple):
-    """Values v, their backup T v (or T_π v), the policy that attains it, and the bounds that follow."""
-
-    v: Float[Array, " S"]
-    Tv: Float[Array, " S"]
-    policy: Policy
-    bounds: Bounds
-
-
-class Solution(NamedTuple):
-    """What every solver returns.
-
-    v: [S], halfway between the bounds. q: [S, A], `R + γ P v`.
-    policy: [S], the policy that the certificate is about; its own value lies above `lower` too.
-    lower, upper: [S], `lower <= v_* <= upper`, rounding included (v_π instead of v_* after `evaluate`).
-    iterations: how often the whole model was backed up (in policy iteration: how many policies were evaluated).
-    residual: `max |T v - v|` (T_π after `evaluate`). It can be far smaller than the error: trust the bounds.
-    converged: the certificate met the tolerance, `max (upper - lower) <= tol`; |v - v_*| is at most half of it.
-        False where max_iters ran out, where a number was not finite, or, long before max_iters, where the dtype cannot
-        certify tol: float32 with γ near 1 needs a larger tol, or JAX's 64-bit mode (`jax.enable_x64`).
-    q is computed from v, policy from the backup that was certified: they agree up to ties within the tolerance.
-    """
-
-    v: Float[Array, " S"]
-    q: Float[Array, "S A"]
-    policy: Policy
-    lower: Float[Array, " S"]
-    upper: Float[Array, " S"]
-    iterations: Int[Array, ""]
-    residual: Float[Array, ""]
-    converged: Bool[Array, ""]
 
 
 class History(NamedTuple):
@@ -68,78 +37,65 @@ class History(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """What `until_certified` carries: the backup, how many so far, the best gap and the steps since, settled or not."""
+    """What `until_certified` carries: the backup, how many so far, the best gap and the steps since, settled or not.
+
+    memory: what the solver itself carries from step to step.
+    """
 
     backup: Backup
     iterations: Int[Array, ""]
     best: Float[Array, ""]
     since: Int[Array, ""]
     settled: Bool[Array, ""]
+    memory: Any
 
 
 def until_certified(
-    advance: Callable[[Int[Array, ""], Backup], Float[Array, " S"]],
+    advance: Callable[[Int[Array, ""], Backup, Any], tuple[Float[Array, " S"], Any]],
     back_up: Callable[[Float[Array, " S"], Policy], Backup],
     start: Backup,
     *,
-    tol: Float[Array, ""] | float,
-    max_iters: Int[Array, ""] | int,
+    tol: Scalar,
+    max_iters: Count,
     patience: int = PATIENCE,
     settled: Callable[[Backup, Backup], Bool[Array, ""]] = lambda old, new: jnp.asarray(False),
+    memory: Any = (),
 ) -> tuple[Backup, Int[Array, ""]]:
-    """Repeat `v <- advance(k, backup); backup <- back_up(v, policy)` until `gap <= tol`, and no longer than it helps.
+    """Repeat `v, memory <- advance(k, backup, memory); backup <- back_up(v, policy)` until `gap <= tol`.
 
     It also ends when the gap is within twice the floor of rounding and that floor is above tol, when the gap is not
     finite, when `settled(old, new)` says so, after `patience` steps without a smaller gap, or after max_iters backups.
+    Under vmap, lanes that have ended keep their answer while others go on.
     """
 
     def unfinished(loop: Loop) -> Bool[Array, ""]:
-        gap, floor = loop.backup.bounds.gap, loop.backup.bounds.floor
+        gap, floor = loop.backup.gap, loop.backup.floor
         target = jnp.where(floor < tol, tol, 2 * floor)
         promising = jnp.isfinite(gap) & (loop.since < patience) & ~loop.settled
         return (gap > target) & promising & (loop.iterations < max_iters)
 
     def step(loop: Loop) -> Loop:
         old = loop.backup
-        new = back_up(advance(loop.iterations, old), old.policy)
-        better = new.bounds.gap < loop.best
+        v, memory = advance(loop.iterations, old, loop.memory)
+        new = back_up(v, old.policy)
+        better = new.gap < loop.best
         return Loop(
             backup=new,
             iterations=loop.iterations + 1,
-            best=jnp.where(better, new.bounds.gap, loop.best),
+            best=jnp.where(better, new.gap, loop.best),
             since=jnp.where(better, 0, loop.since + 1),
             settled=settled(old, new),
+            memory=memory,
         )
 
-    begin = Loop(start, jnp.asarray(1), start.bounds.gap, jnp.asarray(0), jnp.asarray(False))
+    begin = Loop(start, jnp.asarray(1), start.gap, jnp.asarray(0), jnp.asarray(False), memory)
     end = jax.lax.while_loop(unfinished, step, begin)
     return end.backup, end.iterations
 
 
-def conclude(
-    mdp: MDP,
-    backup: Backup,
-    iterations: Int[Array, ""],
-    tol: Float[Array, ""] | float,
-    *,
-    backed_up: Callable[[Float[Array, "S A"]], Float[Array, " S"]] = lambda q: jnp.max(q, axis=1),
-) -> Solution:
-    """Turn the last backup into a Solution; one more backup gives q and the residual at the midpoint.
-
-    backed_up: T v as a function of q, for the operator that was iterated.
-    """
-    lower, v, upper, gap, _ = backup.bounds
-    q = bellman.action_values(mdp, v)
-    return Solution(
-        v=v,
-        q=q,
-        policy=backup.policy,
-        lower=lower,
-        upper=upper,
-        iterations=iterations,
-        residual=jnp.max(jnp.abs(backed_up(q) - v)),
-        converged=jnp.isfinite(gap) & (gap <= tol),
-    )
+def sweep(k: Int[Array, ""], backup: Backup, memory: Any) -> tuple[Float[Array, " S"], Any]:
+    """Advance by the backup itself: `v <- T v`."""
+    return backup.Tv, memory
 
 
 def history(step: Callable[[Int[Array, ""], State], State], start: State, num: int) -> State:
@@ -153,16 +109,22 @@ def history(step: Callable[[Int[Array, ""], State], State], start: State, num: i
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, states)
 
 
-def tolerance(tol: float | Float[Array, ""] | None, dtype: jnp.dtype) -> float | Float[Array, ""]:
-    """Return tol, or where it is None what the dtype can usually certify: 1e-6 in float64, 1e-3 in float32."""
-    if tol is None:
-        return 1e-6 if dtype == jnp.float64 else 1e-3
-    if not isinstance(tol, Tracer) and not 0 < float(tol) < float("inf"):
-        raise ValueError(f"tol must be positive and finite, got {tol}")
-    return tol
+def recentred(
+    update: Callable[[Int[Array, ""], Float[Array, " S"]], Float[Array, " S"]],
+    modulus: Modulus,
+) -> tuple[Callable[[Int[Array, ""], Backup, Any], tuple[Float[Array, " S"], Any]], tuple[Array, Array]]:
+    """Return `advance` and its memory for an update in place that now and then starts from the middle of the bounds.
 
+    What all values have in common decays only by γ a sweep. The bounds of a synchronous backup know it; an update in
+    place does not, unless it starts from `mid`. Always to do so may harm, where values still have far to travel, or go
+    round in circles. So it happens in pauses that grow in proportion to k, and only where the gap is smaller than it
+    was the last time: the sweeps between, which converge by themselves, see to that.
+    """
 
-def require_iterations(max_iters: int | Int[Array, ""]) -> None:
-    """Raise ValueError for a concrete max_iters below 1: a solver backs the model up at least once."""
-    if not isinstance(max_iters, Tracer) and int(max_iters) < 1:
-        raise ValueError(f"max_iters must be at least 1, got {max_iters}")
+    def advance(k: Int[Array, ""], backup: Backup, memory: tuple) -> tuple[Float[Array, " S"], tuple]:
+        again, last = memory
+        now = (k >= again) & (backup.gap < last)
+        v = jnp.where(now, enclose(backup.v, backup.Tv, modulus).mid, backup.v)
+        return update(k, v), (jnp.where(now, k + 1 + k // PAUSE, again), jnp.where(now, backup.gap, last))
+
+    return advance, (jnp.asarray(2), jnp.full_like(modulus.largest, jnp.inf))

@@ -16,6 +16,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from dp import transitions
 
+Scalar = float | Float[Array, ""]
+Count = int | Int[Array, ""]
 Policy = Int[Array, " S"] | Float[Array, "S A"]  # deterministic, or row-stochastic: the rank says which
 
 
@@ -50,11 +52,13 @@ def induce(mdp: MDP, policy: Policy) -> MRP:
 
     A sweep over it reads A times less than one over the MDP. A forbidden action that π takes is worth -inf.
     """
-    R = mdp.R if mdp.mask is None else jnp.where(mdp.mask, mdp.R, -jnp.inf)
     if policy.ndim == 1:
+        R = mdp.R if mdp.mask is None else jnp.where(mdp.mask, mdp.R, -jnp.inf)
         r = R[jnp.arange(R.shape[0]), policy]
     else:
-        r = jnp.sum(jnp.where(policy == 0, 0.0, policy * R), axis=1)
+        r = jnp.sum(policy * mdp.R, axis=1)
+        if mdp.mask is not None:
+            r = jnp.where(jnp.any(~mdp.mask & (policy != 0), axis=1), -jnp.inf, r)
     return MRP(transitions.follow(mdp.P, policy), r, mdp.gamma)
 
 
@@ -152,12 +156,6 @@ def from_dynamics(
     _check_probabilities(p, "p")
     R = np.einsum("satk,k->sa", p, rewards)
     return make_mdp(p.sum(-1), R, gamma, mask=mask, terminal=terminal, substochastic=substochastic)
-
-
-def require_discount(gamma: ArrayLike, solver: str) -> None:
-    """Raise ValueError where gamma is a concrete number that does not discount; inside jit nothing can be checked."""
-    if not isinstance(gamma, Tracer) and (np.asarray(gamma) >= 1).any():
-        raise ValueError(f"{solver} needs gamma < 1, got gamma = {float(np.max(gamma)):.10g}")
 
 
 def _host(x: ArrayLike, name: str) -> np.ndarray:

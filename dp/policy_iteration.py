@@ -1,6 +1,8 @@
 """Policy iteration: evaluate a policy, make it greedy in its own values, repeat.
 
-    evaluation    v_{k+1} = v_{π_k}  (exact), or  T_{π_k}^m v_k  (m sweeps: "modified" policy iteration)
+    evaluation    v_{k+1} = v_{π_k}         exact;
+                            T_{π_k}^m v_k   m sweeps, a fixed number or as many as pay ("modified");
+                            |T_{π_k} v_{k+1} - v_{k+1}| <= α |T_{π_k} v_k - v_k|   by a Krylov method ("inexact")
     improvement   π_{k+1}(s) = argmax_a Σ_{s',r} p(s', r|s, a) [r + γ v_{k+1}(s')],  the incumbent action where it ties
 
 With m = 1 this is value iteration. A policy that repeats after truncated evaluation proves nothing: it may be wrong
@@ -8,111 +10,204 @@ until the values have travelled far enough. These solvers stop on the certificat
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from dp import bellman
-from dp.bounds import enclose, modulus
-from dp.evaluation import direct, partial_evaluation, require_policy, start_values
-from dp.fixed_point import Backup, History, Solution, conclude, history, require_iterations, tolerance, until_certified
-from dp.mdp import MDP, induce, require_discount
+from dp.bounds import enclose, modulus, spread
+from dp.checks import (
+    require_actions,
+    require_at_least,
+    require_discount,
+    start_policy,
+    start_values,
+    tolerance,
+)
+from dp.evaluation import partial_evaluation
+from dp.fixed_point import PATIENCE, History, history, sweep, until_certified
+from dp.linear import Krylov, direct, krylov
+from dp.mdp import MDP, MRP, Count, Scalar, induce
+from dp.solution import Backup, Solution, conclude
+
+# Adaptive sweeps end when the spread of the changes has shrunk so far, or after so many.
+SHRINKAGE = 0.1
+MOST_SWEEPS = 500
 
 
-def policy_iteration(
-    mdp: MDP,
-    policy0: ArrayLike | None = None,
-    v0: ArrayLike | None = None,
-    *,
-    sweeps: int | None = None,
-    tol: float | None = None,
-    max_iters: int = 100_000,
-) -> Solution:
-    """Evaluate and improve a deterministic policy until the certificate says that `max(upper - lower) <= tol`.
+def policy_iteration(mdp: MDP, start: Any = None, *, tol: Scalar | None = None, max_iters: Count = 100_000) -> Solution:
+    """Evaluate a policy exactly, by a direct solve, and improve it, until the certificate says that it is optimal.
 
-    policy0: int [S] (default: greedy in v0). v0: [S] where the first truncated evaluation starts (default 0).
-    sweeps: None evaluates exactly, by a direct solve, and the policies are then at most A^S and in practice a few;
-        m >= 1 applies `T_π` m times, from the values at hand (modified policy iteration).
-    tol: absolute, in units of reward; None means 1e-6 in float64 and 1e-3 in float32. max_iters: evaluations at most.
-    Returns a Solution; `iterations` counts evaluations. Raises ValueError for gamma = 1, tol <= 0, sweeps < 1 and
-    impossible policies. Source: Howard (1960); Puterman and Shin (1978).
+    start: a policy (int [S]), values (float [S]), a pair (policy, values) or a Solution; default: greedy in 0.
+    tol: absolute, in units of reward, `max(upper - lower) <= tol`; None means 1e-6 in float64 and 1e-3 in float32.
+    max_iters: evaluations at most; there are at most A^S policies, and in practice a few are met.
+    Returns a Solution; `iterations` counts evaluations. Raises ValueError for gamma = 1, tol <= 0 and impossible
+    policies. Source: Howard (1960).
     """
-    require_discount(mdp.gamma, "policy_iteration")
-    require_iterations(max_iters)
-    start = _require(mdp, policy0, sweeps), start_values(mdp, v0)
-    return _policy_iteration(mdp, *start, sweeps, tolerance(tol, mdp.R.dtype), max_iters, exact=sweeps is None)
+    start = _require(mdp, start, max_iters, "policy_iteration")
+    return _policy_iteration(mdp, *start, tolerance(tol, mdp.R.dtype), max_iters)
 
 
-@functools.partial(jax.jit, static_argnames="exact")
-def _policy_iteration(mdp: MDP, policy0, v0, sweeps, tol, max_iters, *, exact: bool) -> Solution:
-    contraction = modulus(*mdp)
+@jax.jit
+def _policy_iteration(mdp: MDP, policy0, v0, tol, max_iters) -> Solution:
+    def evaluate(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
+        return direct(chain)
+
+    def settled(old: Backup, new: Backup) -> Bool[Array, ""]:
+        # After exact evaluation the same policy gives the same values again.
+        return (old.policy == new.policy).all()
+
+    return _iterate(mdp, policy0, v0, evaluate, tol, max_iters, settled=settled)
+
+
+def modified_policy_iteration(
+    mdp: MDP, start: Any = None, *, sweeps: Count | None = None, tol: Scalar | None = None, max_iters: Count = 1_000_000
+) -> Solution:
+    """Sweep the chain of a policy m times, `v <- T_π v`, then improve the policy, until the certificate says optimal.
+
+    start: a policy (int [S]), values (float [S]), a pair (policy, values) or a Solution; default: greedy in 0.
+    sweeps: m >= 1; None sweeps on until the spread of `T_π v - v` is a tenth of what it was, at most 500 times. A sweep
+        reads A times less than the backup that improves.
+    tol: absolute, in units of reward, `max(upper - lower) <= tol`; None means 1e-6 in float64 and 1e-3 in float32.
+    max_iters: evaluations at most. Returns a Solution; `iterations` counts evaluations.
+    Raises ValueError for gamma = 1, tol <= 0, sweeps < 1 and impossible policies. Source: Puterman and Shin (1978).
+    """
+    start = _require(mdp, start, max_iters, "modified_policy_iteration")
+    require_at_least(1, 1 if sweeps is None else sweeps, "sweeps")
+    return _modified(mdp, *start, sweeps, tolerance(tol, mdp.R.dtype), max_iters)
+
+
+@jax.jit
+def _modified(mdp: MDP, policy0, v0, sweeps, tol, max_iters) -> Solution:
+    def evaluate(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
+        # The policy is greedy in v, so that T v is its first sweep.
+        return _sweep_while_it_pays(chain, v, Tv) if sweeps is None else partial_evaluation(chain, Tv, sweeps - 1)
+
+    return _iterate(mdp, policy0, v0, evaluate, tol, max_iters)
+
+
+def _sweep_while_it_pays(mrp: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
+    """Sweep until the spread of the changes is a tenth of what it was: the rest is a constant, which changes no policy.
+
+    Where mass is missing constants do matter; the certificate knows, and more sweeps follow.
+    """
+
+    def spread(change: Float[Array, " S"]) -> Float[Array, ""]:
+        return jnp.max(change) - jnp.min(change)
+
+    target = SHRINKAGE * spread(Tv - v)
+
+    def unfinished(state: tuple) -> Bool[Array, ""]:
+        v, Tv, k = state
+        return (spread(Tv - v) > target) & (k < MOST_SWEEPS)
+
+    def step(state: tuple) -> tuple:
+        _, v, k = state
+        return v, bellman.sweep(mrp, v), k + 1
+
+    return jax.lax.while_loop(unfinished, step, (v, Tv, jnp.asarray(1)))[1]
+
+
+def inexact_policy_iteration(
+    mdp: MDP,
+    start: Any = None,
+    *,
+    method: Krylov = "bicgstab",
+    forcing: Scalar = 0.01,
+    tol: Scalar | None = None,
+    max_iters: Count = 100_000,
+) -> Solution:
+    """Evaluate each policy by a Krylov method to a residual `forcing` times the one before, then improve it.
+
+    start: a policy (int [S]), values (float [S]), a pair (policy, values) or a Solution; default: greedy in 0.
+    method: "gmres" or "bicgstab", on `P @ v` alone; where it fails, one sweep takes its place (`dp.linear.krylov`).
+    forcing: α in (0, 1). Small values evaluate policies that are about to change; large ones improve too often.
+    tol: absolute, in units of reward, `max(upper - lower) <= tol`; None means 1e-6 in float64 and 1e-3 in float32.
+    max_iters: evaluations at most. Returns a Solution; `iterations` counts evaluations. After 50 of them without a
+    smaller gap, sweeps of value iteration go on: they converge from anywhere.
+    Raises ValueError for gamma = 1, tol <= 0, a forcing term outside (0, 1), an unknown method and impossible policies.
+    Source: Gargiani, Liao-McPherson, Zanelli and Lygeros (2023).
+    """
+    start = _require(mdp, start, max_iters, "inexact_policy_iteration")
+    if method not in ("gmres", "bicgstab"):
+        raise ValueError(f'method must be "gmres" or "bicgstab", got {method!r}')
+    if not isinstance(forcing, Tracer) and not 0 < float(forcing) < 1:
+        raise ValueError(f"forcing must lie between 0 and 1, got {forcing}")
+    return _inexact(mdp, *start, forcing, tolerance(tol, mdp.R.dtype), max_iters, method=method)
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def _inexact(mdp: MDP, policy0, v0, forcing, tol, max_iters, *, method: Krylov) -> Solution:
+    def evaluate(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
+        return krylov(chain, v, method=method, forcing=forcing)
+
+    # Nothing proves that inexact evaluations converge; so far they always did.
+    return _iterate(mdp, policy0, v0, evaluate, tol, max_iters, patience=50)
+
+
+def _iterate(
+    mdp: MDP,
+    policy0: Int[Array, " S"] | None,
+    v0: Float[Array, " S"],
+    evaluate: Callable[[MRP, Float[Array, " S"], Float[Array, " S"]], Float[Array, " S"]],
+    tol: Float[Array, ""] | float,
+    max_iters: Int[Array, ""] | int,
+    *,
+    patience: int = PATIENCE,
+    settled: Callable[[Backup, Backup], Bool[Array, ""]] = lambda old, new: jnp.asarray(False),
+) -> Solution:
+    """Evaluate by `evaluate(chain of π, v, T v)` and improve until certified; sweep where that stands still."""
+    fixed, v0 = jax.lax.stop_gradient((mdp, v0))
+    contraction = modulus(*fixed)
 
     def back_up(v: Float[Array, " S"], policy: Int[Array, " S"]) -> Backup:
-        q = bellman.action_values(mdp, v)
+        q = bellman.action_values(fixed, v)
         Tv = jnp.max(q, axis=1)
-        return Backup(v, Tv, bellman.improve(q, policy), enclose(v, Tv, contraction))
+        known = spread(v, Tv, contraction)
+        return Backup(v, Tv, bellman.improve(q, policy), known.gap, known.floor)
 
-    def advance(k: Int[Array, ""], backup: Backup) -> Float[Array, " S"]:
-        chain = induce(mdp, backup.policy)
-        # The policy is greedy in v, so that T v is its first sweep.
-        return direct(chain) if exact else partial_evaluation(chain, backup.Tv, sweeps - 1)
+    def advance(k: Int[Array, ""], backup: Backup, memory: tuple) -> tuple[Float[Array, " S"], tuple]:
+        return evaluate(induce(fixed, backup.policy), backup.v, backup.Tv), memory
 
-    def settled(old: Backup, new: Backup) -> jax.Array:
-        # After exact evaluation the same policy gives the same values again. After sweeps it does not.
-        return jnp.asarray(exact) & (old.policy == new.policy).all()
-
-    def sweep(k: Int[Array, ""], backup: Backup) -> Float[Array, " S"]:
-        return backup.Tv
-
-    policy = bellman.greedy(mdp, v0) if policy0 is None else policy0
-    start = back_up(_evaluate_policy(mdp, policy, v0, sweeps), policy)
-    end, iterations = until_certified(advance, back_up, start, tol=tol, max_iters=max_iters, settled=settled)
-    if exact:
-        # Where elimination left a larger residual than sweeps would, a few of them polish the values.
-        end, more = until_certified(sweep, back_up, end, tol=tol, max_iters=max_iters - iterations + 1)
-        iterations = iterations + more - 1
-    return conclude(mdp, end, iterations, tol)
+    policy = bellman.greedy(fixed, v0) if policy0 is None else policy0
+    chain = induce(fixed, policy)
+    start = back_up(evaluate(chain, v0, bellman.sweep(chain, v0)), policy)
+    until = functools.partial(until_certified, back_up=back_up, tol=tol)
+    first, most = until(advance, start=start, max_iters=max_iters, patience=patience, settled=settled)
+    # Sweeps converge from anywhere. They polish what elimination left, and go on where evaluations run in a circle.
+    end, more = until(sweep, start=first, max_iters=max_iters - most + 1)
+    return conclude(mdp, enclose(end.v, end.Tv, contraction), end.policy, most + more - 1, tol)
 
 
 def policy_iteration_history(
-    mdp: MDP,
-    policy0: ArrayLike,
-    v0: ArrayLike | None,
-    num: int,
-    *,
-    sweeps: int | None = 1,
+    mdp: MDP, policy0: ArrayLike, start: ArrayLike | Solution | None, num: int, *, sweeps: int | None = 1
 ) -> History:
     """Return `num` iterations of policy iteration, however little they prove; see History.
 
-    sweeps: evaluation sweeps per iteration, each from the last values; None evaluates exactly.
+    policy0: int [S]. start: values [S] or None for 0. sweeps: evaluation sweeps per iteration, each from the last
+    values; None evaluates exactly.
     """
-    return _policy_iteration_history(mdp, _require(mdp, policy0, sweeps), start_values(mdp, v0), num=num, sweeps=sweeps)
+    require_at_least(1, 1 if sweeps is None else sweeps, "sweeps")
+    policy0 = require_actions(mdp, policy0)
+    return _policy_iteration_history(mdp, policy0, start_values(mdp, start), num=num, sweeps=sweeps)
 
 
 @functools.partial(jax.jit, static_argnames=("num", "sweeps"))
 def _policy_iteration_history(mdp: MDP, policy0, v0, *, num: int, sweeps: int | None) -> History:
     def step(k: Int[Array, ""], last: History) -> History:
-        v = _evaluate_policy(mdp, last.policy, last.v, sweeps)
+        chain = induce(mdp, last.policy)
+        v = direct(chain) if sweeps is None else partial_evaluation(chain, last.v, sweeps)
         q = bellman.action_values(mdp, v)
         return History(v, q, bellman.improve(q, last.policy))
 
     return history(step, History(v0, bellman.action_values(mdp, v0), policy0), num)
 
 
-def _evaluate_policy(mdp: MDP, policy: Int[Array, " S"], v: Float[Array, " S"], sweeps) -> Float[Array, " S"]:
-    chain = induce(mdp, policy)
-    return direct(chain) if sweeps is None else partial_evaluation(chain, v, sweeps)
-
-
-def _require(mdp: MDP, policy0: ArrayLike | None, sweeps: int | None) -> Int[Array, " S"] | None:
-    """Check the arguments, and bring the policy to the integers that argmax gives."""
-    if sweeps is not None and not isinstance(sweeps, Tracer) and sweeps < 1:
-        raise ValueError(f"sweeps must be at least 1, or None for exact evaluation; got {sweeps}")
-    if policy0 is None:
-        return None
-    policy = require_policy(mdp, policy0)
-    if policy.ndim != 1:
-        raise ValueError(f"policy0 must be deterministic, of shape {[mdp.R.shape[0]]}, got {list(policy.shape)}")
-    return policy.astype(int)
+def _require(mdp: MDP, start: Any, max_iters: Any, solver: str) -> tuple[Int[Array, " S"] | None, Float[Array, " S"]]:
+    require_discount(mdp.gamma, solver)
+    require_at_least(1, max_iters, "max_iters")
+    return start_policy(mdp, start)

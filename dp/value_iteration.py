@@ -3,7 +3,7 @@
     v_{k+1}(s) = max_a Σ_{s',r} p(s', r|s, a) [r + γ v_k(s')]
 
 Out of place and synchronous (the whole new vector from the whole old one), or in place, in any order of states: each
-backup then uses the newest values, as in Gauss-Seidel, and only one state's values change at a time.
+backup then uses the newest values, as in Gauss-Seidel, and only one state's values change at a time, or one block's.
 """
 
 import functools
@@ -14,21 +14,12 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from dp import bellman
-from dp.bounds import enclose, modulus
-from dp.evaluation import start_values
-from dp.fixed_point import (
-    PATIENCE,
-    Backup,
-    History,
-    Solution,
-    conclude,
-    history,
-    require_iterations,
-    tolerance,
-    until_certified,
-)
-from dp.mdp import MDP, require_discount
+from dp import bellman, transitions
+from dp.bounds import Modulus, enclose, modulus, spread
+from dp.checks import require_at_least, require_discount, start_values, tolerance
+from dp.fixed_point import PATIENCE, History, history, recentred, sweep, until_certified
+from dp.mdp import MDP, Count, Scalar
+from dp.solution import Backup, Solution, conclude
 
 # One sweep [N], or several [M, N] taken in turn; a sweep may skip states and repeat others.
 Order = Int[Array, " N"] | Int[Array, "M N"]
@@ -36,75 +27,108 @@ Order = Int[Array, " N"] | Int[Array, "M N"]
 
 def value_iteration(
     mdp: MDP,
-    v0: ArrayLike | None = None,
+    start: ArrayLike | Solution | None = None,
     *,
     order: Order | ArrayLike | None = None,
-    tol: float | None = None,
-    max_iters: int = 1_000_000,
+    block: int = 1,
+    tol: Scalar | None = None,
+    max_iters: Count = 1_000_000,
 ) -> Solution:
     """Iterate `v <- T v` until the certificate says that `max(upper - lower) <= tol`.
 
-    v0: [S] (default 0). tol: absolute, in units of reward; None means 1e-6 in float64 and 1e-3 in float32.
+    start: values [S] or a Solution (default 0).
+    tol: absolute, in units of reward; None means 1e-6 in float64 and 1e-3 in float32.
     order: None for synchronous sweeps, or the states in the order of their backups, in place: [N] for the same order in
-        every sweep, [M, N] for M sweeps taken in turn. Every state must come up, else `converged` stays False. A sweep
-        in place is followed by a synchronous backup for the certificate, so that it reads the model twice.
+        every sweep (`jnp.arange(S)`: Gauss-Seidel, round robin), [M, N] for M sweeps taken in turn (shuffled, or states
+        at random: `jax.random.randint(key, (M, N), 0, S)`). Every state must come up, else `converged` stays False.
+        A sweep in place is followed by a synchronous backup for the certificate, so that it reads the model twice;
+        now and then it starts from the middle of the bounds.
+    block: so many states of the order are backed up at once, from the newest values of all others: fewer, wider steps.
     max_iters: sweeps at most. A sweep that visits all states multiplies the error by γ or less.
-    Returns a Solution. Raises ValueError for gamma = 1, tol <= 0 or an order that names no state.
-    Source: Sutton and Barto (2018), section 4.4; stopping rule: `dp.bounds`.
+    Returns a Solution. Raises ValueError for gamma = 1, tol <= 0, block < 1 or an order that names no state.
+    Source: Sutton and Barto (2018), section 4.4; Bertsekas (2012), section 2.6.1; stopping rule: `dp.bounds`.
     """
     require_discount(mdp.gamma, "value_iteration")
-    require_iterations(max_iters)
-    return _value_iteration(mdp, start_values(mdp, v0), _sweeps(mdp, order), tolerance(tol, mdp.R.dtype), max_iters)
+    require_at_least(1, max_iters, "max_iters")
+    require_at_least(1, block, "block")
+    order, tol = _sweeps(mdp, order), tolerance(tol, mdp.R.dtype)
+    return _value_iteration(mdp, start_values(mdp, start), order, tol, max_iters, block=block)
 
 
-@jax.jit
-def _value_iteration(mdp: MDP, v0, order, tol, max_iters) -> Solution:
-    contraction = modulus(*mdp)
+@functools.partial(jax.jit, static_argnames="block")
+def _value_iteration(mdp: MDP, v0, order, tol, max_iters, *, block: int) -> Solution:
+    fixed, v0 = jax.lax.stop_gradient((mdp, v0))
+    contraction = modulus(*fixed)
 
-    def back_up(v: Float[Array, " S"], policy: Int[Array, " S"] | None) -> Backup:
-        q = bellman.action_values(mdp, v)
-        Tv = jnp.max(q, axis=1)
-        return Backup(v, Tv, jnp.argmax(q, axis=1), enclose(v, Tv, contraction))
+    def update(k: Int[Array, ""], v: Float[Array, " S"]) -> Float[Array, " S"]:
+        return in_place(fixed, v, order[(k - 1) % order.shape[0]], block=block)
 
-    def advance(k: Int[Array, ""], backup: Backup) -> Float[Array, " S"]:
-        return backup.Tv if order is None else in_place(mdp, backup.v, order[(k - 1) % order.shape[0]])
-
-    start = back_up(v0, None)
+    start = back_up(fixed, contraction, v0)
     # The gap is a maximum over all states: where sweeps visit few of them, or some only once in M, it waits for those.
     patience = PATIENCE if order is None else PATIENCE * -(-mdp.R.shape[0] // order.shape[1]) + order.shape[0]
-    end, iterations = until_certified(advance, back_up, start, tol=tol, max_iters=max_iters, patience=patience)
-    return conclude(mdp, end, iterations, tol)
+    advance, memory = (sweep, ()) if order is None else recentred(update, contraction)
+    end, iterations = until_certified(
+        advance,
+        lambda v, policy: back_up(fixed, contraction, v),
+        start,
+        tol=tol,
+        max_iters=max_iters,
+        patience=patience,
+        memory=memory,
+    )
+    return conclude(mdp, enclose(end.v, end.Tv, contraction), end.policy, iterations, tol)
 
 
-def in_place(mdp: MDP, v: Float[Array, " S"], order: Int[Array, " N"]) -> Float[Array, " S"]:
-    """Back up the states of `order` one after the other, each with the newest values: `v(s) <- T v(s)`. Shape [S]."""
+def back_up(mdp: MDP, contraction: Modulus, v: Float[Array, " S"]) -> Backup:
+    """Return T v, the policy greedy in v, and what the two say of v_*."""
+    q = bellman.action_values(mdp, v)
+    Tv = jnp.max(q, axis=1)
+    known = spread(v, Tv, contraction)
+    return Backup(v, Tv, jnp.argmax(q, axis=1), known.gap, known.floor)
 
-    def back_up(v: Float[Array, " S"], s: Int[Array, ""]) -> tuple[Float[Array, " S"], None]:
-        at_s = MDP(mdp.P[s], mdp.R[s], mdp.gamma, None if mdp.mask is None else mdp.mask[s])
-        return v.at[s].set(bellman.optimality(at_s, v)), None
 
-    return jax.lax.scan(back_up, v, order)[0]
+def in_place(mdp: MDP, v: Float[Array, " S"], order: Int[Array, " N"], *, block: int = 1) -> Float[Array, " S"]:
+    """Back up the states of `order`, `block` at a time, from the newest values: `v(s) <- T v(s)`. Shape [S].
+
+    With blocks of one this is Gauss-Seidel; with one block of all states, a synchronous sweep.
+    """
+
+    def back_up(v: Float[Array, " S"], s: Int[Array, " block"]) -> tuple[Float[Array, " S"], None]:
+        mask = None if mdp.mask is None else mdp.mask[s]
+        return v.at[s].set(bellman.optimality(MDP(transitions.rows(mdp.P, s), mdp.R[s], mdp.gamma, mask), v)), None
+
+    # The last block is filled up with its own last state: the same backup twice.
+    order = jnp.pad(order, (0, -order.shape[0] % block), mode="edge")
+    return jax.lax.scan(back_up, v, order.reshape(-1, block))[0]
 
 
 def value_iteration_history(
-    mdp: MDP, v0: ArrayLike | None, num: int, *, order: Order | ArrayLike | None = None
+    mdp: MDP,
+    start: ArrayLike | Solution | None,
+    num: int,
+    *,
+    order: Order | ArrayLike | None = None,
+    block: int = 1,
 ) -> History:
     """Return v_0 ... v_num of value iteration with the action values and the greedy policy of each; see History.
 
-    v0: [S] or None for 0; order: as in `value_iteration`. gamma = 1 is allowed: nothing waits for convergence.
+    start: values [S] or None for 0; order, block: as in `value_iteration`. gamma = 1 is allowed: nothing waits for
+    convergence.
     """
-    return _value_iteration_history(mdp, start_values(mdp, v0), _sweeps(mdp, order), num=num)
+    require_at_least(1, block, "block")
+    return _value_iteration_history(mdp, start_values(mdp, start), _sweeps(mdp, order), num=num, block=block)
 
 
-@functools.partial(jax.jit, static_argnames="num")
-def _value_iteration_history(mdp: MDP, v0, order, *, num: int) -> History:
+@functools.partial(jax.jit, static_argnames=("num", "block"))
+def _value_iteration_history(mdp: MDP, v0, order, *, num: int, block: int) -> History:
     def extend(v: Float[Array, " S"]) -> History:
         q = bellman.action_values(mdp, v)
         return History(v, q, jnp.argmax(q, axis=1))
 
     def step(k: Int[Array, ""], last: History) -> History:
-        sweep = order is not None
-        return extend(in_place(mdp, last.v, order[k % order.shape[0]]) if sweep else jnp.max(last.q, axis=1))
+        if order is None:
+            return extend(jnp.max(last.q, axis=1))
+        return extend(in_place(mdp, last.v, order[k % order.shape[0]], block=block))
 
     return history(step, extend(v0), num)
 
@@ -113,7 +137,7 @@ def _sweeps(mdp: MDP, order: Order | ArrayLike | None) -> Int[Array, "M N"] | No
     """Bring an order to the form [M, N], and refuse a state that is not there while it can be seen."""
     if order is None:
         return None
-    order = order if isinstance(order, jax.Array) else jnp.asarray(np.asarray(order))
+    order = order if isinstance(order, Tracer) else np.asarray(order)
     if order.ndim not in (1, 2) or not jnp.issubdtype(order.dtype, jnp.integer):
         raise ValueError(f"order must be integers of shape [N] or [M, N], got {order.dtype} with {list(order.shape)}")
     S = mdp.R.shape[0]
@@ -121,4 +145,4 @@ def _sweeps(mdp: MDP, order: Order | ArrayLike | None) -> Int[Array, "M N"] | No
         states = np.asarray(order)
         if states.size == 0 or states.min() < 0 or states.max() >= S:
             raise ValueError(f"order must name states 0 to {S - 1}, got {states.tolist()}")
-    return jnp.atleast_2d(order)
+    return jnp.atleast_2d(jnp.asarray(order))

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import dp
+from dp.linear import direct
 from experiments import record
 
 GAMMA = 0.95
@@ -18,7 +19,7 @@ TOL = 1e-6
 SOLVERS: dict[str, Callable[[dp.MDP], dp.Solution]] = {
     "value iteration": lambda mdp: dp.value_iteration(mdp, tol=TOL),
     "policy iteration": lambda mdp: dp.policy_iteration(mdp, tol=TOL),
-    "modified, 20 sweeps": lambda mdp: dp.policy_iteration(mdp, sweeps=20, tol=TOL),
+    "modified, 20 sweeps": lambda mdp: dp.modified_policy_iteration(mdp, sweeps=20, tol=TOL),
 }
 
 
@@ -77,7 +78,7 @@ def enumerate_policies(mdp: dp.MDP) -> tuple[jax.Array, jax.Array]:
     S, A = mdp.R.shape
     # Policy i in base A. Batches of 4096 bound the memory.
     number = A**S
-    value = jax.vmap(lambda i: dp.evaluation.direct(dp.induce(mdp, (i // A ** jnp.arange(S)) % A)))
+    value = jax.vmap(lambda i: direct(dp.induce(mdp, (i // A ** jnp.arange(S)) % A)))
     values = jax.lax.map(lambda i: value(i[None])[0], jnp.arange(number), batch_size=4096)
     return values.max(axis=0), jnp.asarray(number)
 

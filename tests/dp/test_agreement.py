@@ -23,9 +23,15 @@ def solutions(mdp: dp.MDP, policy: jax.Array, v0: jax.Array, orders: jax.Array) 
         "in place": dp.value_iteration(mdp, v0, order=jnp.broadcast_to(jnp.arange(S), orders.shape)),
         "in random orders": dp.value_iteration(mdp, v0, order=orders),
         "policy iteration": dp.policy_iteration(mdp, policy),
-        "modified, 1": dp.policy_iteration(mdp, policy, v0, sweeps=1),
-        "modified, 3": dp.policy_iteration(mdp, policy, v0, sweeps=3),
-        "modified, 20": dp.policy_iteration(mdp, policy, v0, sweeps=20),
+        "in blocks": dp.value_iteration(mdp, v0, order=orders, block=3),
+        "prioritised": dp.prioritised_sweeping(mdp, v0),
+        "anderson": dp.anderson_iteration(mdp, v0),
+        "modified, 1": dp.modified_policy_iteration(mdp, (policy, v0), sweeps=1),
+        "modified, 3": dp.modified_policy_iteration(mdp, (policy, v0), sweeps=3),
+        "modified, adaptive": dp.modified_policy_iteration(mdp, (policy, v0)),
+        "inexact, gmres": dp.inexact_policy_iteration(mdp, (policy, v0), method="gmres"),
+        "inexact, bicgstab": dp.inexact_policy_iteration(mdp, (policy, v0), method="bicgstab"),
+        "solve": dp.solve(mdp, (policy, v0)),
     }
 
 
@@ -78,3 +84,12 @@ def test_the_smallest_problems(random_mdp, S, A):
     for solution in (dp.value_iteration(mdp), dp.policy_iteration(mdp)):
         assert solution.converged
         assert np.abs(solution.v - v).max() <= 1e-6
+
+
+def test_solve_above_the_size_that_it_eliminates():
+    # 40 states go to the inexact solver, 20 to the exact one; both know v_*(s) of the corridor in closed form.
+    for S in (20, 40):
+        solution = dp.solve(dp.problems.corridor(S, gamma=0.95))
+        c = 0.95 * 0.9 / (1 - 0.95 * 0.1)
+        assert solution.converged
+        assert np.abs(solution.v - c ** (S - np.arange(S)) / 0.95).max() <= 5e-7

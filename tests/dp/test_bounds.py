@@ -144,3 +144,11 @@ def test_dtype_follows_inputs(random_mdp):
     mdp, v = random_mdp(1, dtype=np.float32), jnp.zeros(4, np.float32)
     for policy in (None, jnp.zeros(4, int), jnp.full((4, 3), 1 / 3, np.float32)):
         assert {x.dtype for x in jax.eval_shape(dp.bounds, mdp, v, policy)} == {np.dtype(np.float32)}
+
+
+def test_an_overflow_that_the_maximum_hides():
+    # In floats, action 0 is worth -inf on the way, though its exact value is the better one.
+    huge = np.finfo(float).max
+    mdp = dp.make_mdp(np.array([[[1 + 1e-9], [0.0]]]), np.array([[0.1 * huge, -0.3 * huge]]), 0.1, substochastic=True)
+    found = bounds(mdp, jnp.array([-huge]))
+    assert found.upper >= 0.1 * huge

@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import dp
-from dp.evaluation import direct, partial_evaluation
+from dp.evaluation import METHODS, partial_evaluation
+from dp.linear import direct
 
 S, A = 4, 3
 traced = jax.jit(dp.evaluate, static_argnames="method")
@@ -28,7 +29,7 @@ def policies(seed: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["deterministic", "stochastic"])
-@pytest.mark.parametrize("method", ["direct", "sweeps"])
+@pytest.mark.parametrize("method", METHODS)
 def test_value_of_a_policy(random_mdp, method, kind):
     for seed in range(5):
         mdp, pi = random_mdp(seed), policies(seed)[kind]
@@ -47,7 +48,7 @@ def test_value_of_a_policy(random_mdp, method, kind):
 def test_methods_agree_in_both_dtypes(random_mdp):
     for dtype, tol in [(np.float32, 1e-3), (np.float64, 1e-6)]:
         mdp, pi = random_mdp(7, dtype=dtype), jnp.asarray(policies(7)[1], dtype)
-        one, other = (dp.evaluate(mdp, pi, method=method) for method in ("direct", "sweeps"))
+        one, other = (dp.evaluate(mdp, pi, method=method) for method in ("direct", "gmres"))
         assert one.v.dtype == other.v.dtype == one.residual.dtype == dtype
         assert one.converged and other.converged
         assert_allclose(one.v, other.v, atol=tol)
@@ -98,14 +99,14 @@ def test_zero_probability_of_a_forbidden_action(random_mdp):
 def test_traced_forbidden_action_does_not_converge(random_mdp):
     mask = np.ones((S, A), bool)
     mask[1, 0] = False
-    for method in ("direct", "sweeps"):
+    for method in METHODS:
         solution = traced(random_mdp(8, mask=mask), jnp.zeros(S, int), method=method)
         assert not solution.converged
         assert_array_equal(solution.lower, np.full(S, -np.inf))
         assert_array_equal(solution.upper, np.full(S, np.inf))
 
 
-@pytest.mark.parametrize("method", ["direct", "sweeps"])
+@pytest.mark.parametrize("method", METHODS)
 def test_traced_gamma_of_one_neither_raises_nor_hurts_its_neighbours(random_mdp, method):
     mdp, pi = random_mdp(9), jnp.asarray(policies(9)[1])
     at = jax.jit(jax.vmap(lambda gamma: dp.evaluate(mdp._replace(gamma=gamma), pi, method=method)))
@@ -156,11 +157,11 @@ def test_impossible_policies(random_mdp, message, policy):
 @pytest.mark.usefixtures("unchecked")
 def test_bad_settings(random_mdp):
     mdp, policy = random_mdp(0), jnp.zeros(S, int)
-    with pytest.raises(ValueError, match=r"evaluate needs gamma < 1, got gamma = 1"):
-        dp.evaluate(mdp._replace(gamma=jnp.asarray(1.0)), policy)
+    with pytest.raises(ValueError, match=r"evaluate needs gamma <= 1, got gamma = 1.5"):
+        dp.evaluate(mdp._replace(gamma=jnp.asarray(1.5)), policy)
     with pytest.raises(ValueError, match=r"tol must be positive.*, got 0"):
         dp.evaluate(mdp, policy, tol=0.0)
-    with pytest.raises(ValueError, match=r'method must be "direct" or "sweeps", got \'krylov\''):
+    with pytest.raises(ValueError, match=r"method must be one of direct, sweeps, gmres, bicgstab, got 'krylov'"):
         dp.evaluate(mdp, policy, method="krylov")
 
 
@@ -171,13 +172,50 @@ def test_direct_alone_in_batches_and_differentiated(S):
     gammas = jnp.array([0.0, 0.5, 0.99])
 
     def first(gamma):
-        return dp.evaluation.direct(chain._replace(gamma=gamma))[0]
+        return dp.linear.direct(chain._replace(gamma=gamma))[0]
 
     expected = [np.linalg.solve(np.eye(S) - gamma * np.asarray(chain.P), np.asarray(chain.r)) for gamma in gammas]
-    found = jax.jit(jax.vmap(lambda gamma: dp.evaluation.direct(chain._replace(gamma=gamma))))(gammas)
+    found = jax.jit(jax.vmap(lambda gamma: dp.linear.direct(chain._replace(gamma=gamma))))(gammas)
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(first(0.5), expected[1][0], rtol=1e-11)
     # d v / d gamma = (I - gamma P)^{-1} P v
     for gamma, v, slope in zip(gammas, expected, jax.jit(jax.vmap(jax.grad(first)))(gammas), strict=True):
         A = np.eye(S) - gamma * np.asarray(chain.P)
         np.testing.assert_allclose(slope, np.linalg.solve(A, np.asarray(chain.P) @ v)[0], rtol=1e-9)
+
+
+# Undiscounted
+
+
+def gamblers_ruin(S: int, dtype: type = np.float64) -> dp.MDP:
+    """A fair walk on 1 ... S, which ends at 0 and S + 1; state s is place s + 1. A reward of 1 a step."""
+    P = np.zeros((S, 1, S), dtype)
+    P[np.arange(1, S), 0, np.arange(S - 1)] = P[np.arange(S - 1), 0, np.arange(1, S)] = 0.5
+    return dp.make_mdp(P, np.ones(S, dtype), 1, substochastic=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("method", METHODS)
+def test_undiscounted_episodes_that_end(method, dtype):
+    # The expected duration of the fair game is (s + 1) (S - s).
+    for S in (4, 40):
+        duration = ((np.arange(S) + 1) * (S - np.arange(S))).astype(dtype)
+        solution = dp.evaluate(gamblers_ruin(S, dtype), jnp.zeros(S, int), method=method, tol=0.5 if S > 4 else None)
+        assert solution.converged
+        assert (solution.lower <= duration).all() and (duration <= solution.upper).all()
+        assert solution.v.dtype == dtype
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_undiscounted_episodes_that_never_end_have_no_value(method):
+    mdp = gamblers_ruin(4)
+    endless = mdp._replace(P=mdp.P.at[0, 0, 0].set(0.5).at[3, 0, 3].set(0.5))
+    solution = dp.evaluate(endless, jnp.zeros(4, int), method=method, max_iters=50)
+    assert not solution.converged
+    assert_array_equal(solution.upper, np.full(4, np.inf))
+
+
+def test_undiscounted_where_only_some_states_end():
+    # State 0 stays for ever, state 1 ends: the bounds can say nothing, rather than something wrong.
+    mdp = dp.make_mdp(np.array([[[1.0, 0.0]], [[0.0, 0.5]]]), np.array([1.0, 1.0]), 1, substochastic=True)
+    assert not dp.evaluate(mdp, jnp.zeros(2, int)).converged

@@ -8,13 +8,15 @@ from numpy.testing import assert_array_equal
 
 import dp
 from dp.bounds import Bounds
-from dp.fixed_point import PATIENCE, Backup, conclude, history, tolerance, until_certified
+from dp.checks import tolerance
+from dp.fixed_point import PATIENCE, history, until_certified
+from dp.solution import Backup, conclude
 
 
 def backup_of_gap(gap: jax.Array, floor: float = 0.0) -> Backup:
     """A backup whose values are its own gap: the loop reads gap and floor alone."""
     v = gap[None]
-    return Backup(v, v, jnp.zeros(1, int), Bounds(-v, jnp.zeros(1), v, gap, jnp.asarray(floor)))
+    return Backup(v, v, jnp.zeros(1, int), gap, jnp.asarray(floor))
 
 
 def run(gaps: list[float], *, tol: float = 1e-3, floor: float = 0.0, max_iters: int = 10_000, **settled):
@@ -24,13 +26,13 @@ def run(gaps: list[float], *, tol: float = 1e-3, floor: float = 0.0, max_iters: 
     def back_up(v, policy):
         return backup_of_gap(v[0], floor)
 
-    def advance(k, backup):
-        return table[jnp.minimum(k, len(gaps) - 1)][None]
+    def advance(k, backup, memory):
+        return table[jnp.minimum(k, len(gaps) - 1)][None], memory
 
     end, iterations = until_certified(
         advance, back_up, back_up(table[:1], None), tol=tol, max_iters=max_iters, **settled
     )
-    return float(end.bounds.gap), int(iterations)
+    return float(end.gap), int(iterations)
 
 
 def test_stops_at_the_first_gap_that_meets_tol():
@@ -99,7 +101,7 @@ def test_conclude_reports_the_midpoint_and_its_backup():
     v = jnp.array([3.0, 2.0, 0.0])
     policy = jnp.array([1, 0, 0])
     bounds = Bounds(v - 1, v, v + 1, jnp.asarray(2.0), jnp.asarray(0.0))
-    solution = conclude(mdp, Backup(v, v, policy, bounds), jnp.asarray(7), 1.0)
+    solution = conclude(mdp, bounds, policy, jnp.asarray(7), 1.0)
     assert_array_equal(solution.v, v)
     assert_array_equal(solution.q, dp.action_values(mdp, v))
     assert_array_equal(solution.policy, policy)
@@ -107,7 +109,7 @@ def test_conclude_reports_the_midpoint_and_its_backup():
     # q(F, E) = 2 + 3/4 + 2/4 = 3.25 and q(L, C) = 1 + 3/4 + 2/4 = 2.25.
     assert solution.residual == 0.25
     assert not solution.converged
-    assert conclude(mdp, Backup(v, v, policy, bounds), jnp.asarray(7), 2.0).converged
+    assert conclude(mdp, bounds, policy, jnp.asarray(7), 2.0).converged
 
 
 def test_a_start_far_away_does_not_end_the_loop():

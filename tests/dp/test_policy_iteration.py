@@ -1,5 +1,6 @@
 """Policy iteration: the trap of the exercise's stopping rule, histories, and what it refuses."""
 
+import functools
 import re
 from fractions import Fraction
 
@@ -25,6 +26,14 @@ def corridor(dtype: type = np.float64) -> dp.MDP:
     return dp.make_mdp(P, R, 7 / 8)
 
 
+SOLVERS = {
+    "exact": dp.policy_iteration,
+    "one sweep": functools.partial(dp.modified_policy_iteration, sweeps=1),
+    "five sweeps": functools.partial(dp.modified_policy_iteration, sweeps=5),
+    "adaptive": dp.modified_policy_iteration,
+    "gmres": dp.inexact_policy_iteration,
+    "bicgstab": functools.partial(dp.inexact_policy_iteration, method="bicgstab"),
+}
 V_STAR = [Fraction(7, 8) ** n * 64 for n in (3, 2, 1, 0)]
 
 
@@ -38,9 +47,9 @@ def test_the_policy_that_repeats_after_one_sweep_is_wrong():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("sweeps", [1, 5, None])
-def test_the_certificate_is_not_taken_in(sweeps, dtype):
-    solution = dp.policy_iteration(corridor(dtype), jnp.array([STAY, GO, GO, GO]), sweeps=sweeps)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_certificate_is_not_taken_in(solver, dtype):
+    solution = SOLVERS[solver](corridor(dtype), jnp.array([STAY, GO, GO, GO]))
     assert solution.converged
     assert solution.policy[0] == GO
     for s in range(4):
@@ -100,7 +109,7 @@ def test_exact_evaluation_settles_beneath_the_floor(random_mdp):
 @pytest.mark.parametrize("sweeps", [1, 4])
 def test_sweeps_end_at_the_floor(random_mdp, sweeps):
     mdp = random_mdp(3, gamma=0.95, dtype=np.float32)
-    solution = dp.policy_iteration(mdp, sweeps=sweeps, tol=1e-12)
+    solution = dp.modified_policy_iteration(mdp, sweeps=sweeps, tol=1e-12)
     v = np.asarray(dp.policy_iteration(jax.tree.map(lambda x: x.astype(np.float64), mdp), tol=1e-9).v)
     assert not solution.converged
     assert solution.iterations < 2000
@@ -108,7 +117,7 @@ def test_sweeps_end_at_the_floor(random_mdp, sweeps):
 
 
 def test_max_iters_counts_evaluations(random_mdp):
-    solution = dp.policy_iteration(random_mdp(4, gamma=0.99), jnp.array([0, 0, 0, 0]), sweeps=1, max_iters=2)
+    solution = dp.modified_policy_iteration(random_mdp(4, gamma=0.99), jnp.array([0, 0, 0, 0]), sweeps=1, max_iters=2)
     assert solution.iterations == 2
     assert not solution.converged
 
@@ -125,7 +134,7 @@ def test_policies_of_any_integer_dtype(random_mdp):
 @pytest.mark.parametrize(
     ("message", "policy0"),
     [
-        ("policy0 must be deterministic, of shape [4], got [4, 3]", np.full((4, 3), [0.0, 0.5, 0.5])),
+        ("policy must be deterministic, of shape [4], got [4, 3]", np.full((4, 3), [0.0, 0.5, 0.5])),
         ("policy must have shape [4] or [4, 3], got [3]", np.zeros(3, int)),
         ("policy[1] = 3 is not an action: there are 3", np.array([1, 3, 2, 2])),
         ("policy takes action 0 in state 2, which the mask forbids", np.array([1, 1, 0, 1])),
@@ -148,7 +157,28 @@ def test_bad_settings(random_mdp):
     with pytest.raises(ValueError, match=r"tol must be positive.*, got -1"):
         dp.policy_iteration(mdp, tol=-1.0)
     for sweeps in (0, -3):
-        with pytest.raises(ValueError, match=f"sweeps must be at least 1, or None for exact evaluation; got {sweeps}"):
-            dp.policy_iteration(mdp, sweeps=sweeps)
-        with pytest.raises(ValueError, match=f"sweeps must be at least 1, or None for exact evaluation; got {sweeps}"):
+        with pytest.raises(ValueError, match=f"sweeps must be at least 1, got {sweeps}"):
+            dp.modified_policy_iteration(mdp, sweeps=sweeps)
+        with pytest.raises(ValueError, match=f"sweeps must be at least 1, got {sweeps}"):
             dp.policy_iteration_history(mdp, jnp.zeros(4, int), None, 1, sweeps=sweeps)
+    for forcing in (0.0, 1.0, -0.1, 2.0):
+        with pytest.raises(ValueError, match=rf"forcing must lie between 0 and 1, got {forcing}"):
+            dp.inexact_policy_iteration(mdp, forcing=forcing)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_unknown_methods(random_mdp):
+    with pytest.raises(ValueError, match=r'method must be "gmres" or "bicgstab", got \'cg\''):
+        dp.inexact_policy_iteration(random_mdp(0), method="cg")
+
+
+@pytest.mark.parametrize("solver", ["exact", "adaptive", "gmres"])
+def test_every_kind_of_start(random_mdp, solver):
+    mdp = random_mdp(6, gamma=0.99)
+    cold = SOLVERS[solver](mdp, jnp.zeros(4, int))
+    for start in (cold, (cold.policy, cold.v), cold.v, dp.value_iteration(mdp, tol=1e-9)):
+        warm = SOLVERS[solver](mdp, start)
+        assert warm.converged
+        assert warm.iterations <= min(2, cold.iterations)
+        assert_allclose(warm.v, cold.v, atol=1e-6)
+    assert_allclose(SOLVERS[solver](mdp, cold.policy).v, cold.v, atol=1e-6)

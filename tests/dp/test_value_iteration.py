@@ -1,9 +1,7 @@
 """Value iteration: its histories against loops, its limits against a closed form, and how it ends when it must."""
 
-import functools
 import re
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,10 +61,43 @@ def test_history_starts_from_zero_and_needs_no_discount(random_mdp):
     assert_array_equal(history.q[0], mdp.R)
 
 
+@pytest.mark.parametrize("block", [2, 3, 4, 7])
+def test_blocks_are_backed_up_at_once(random_mdp, block):
+    # Jacobi inside a block, Gauss-Seidel between blocks; an order that does not divide is no matter.
+    mdp, v0, order = random_mdp(1), np.array([3.0, -1.0, 0.0, 2.0]), [2, 0, 3, 1, 2]
+    v, expected = v0.copy(), [v0]
+    for _ in range(3):
+        for first in range(0, len(order), block):
+            states = order[first : first + block]
+            v[states] = np.asarray(dp.optimality(mdp, jnp.asarray(v)))[states]
+        expected.append(v.copy())
+    history = dp.value_iteration_history(mdp, jnp.asarray(v0), 3, order=jnp.array(order), block=block)
+    assert_allclose(history.v, expected, rtol=1e-13)
+
+
+def test_a_block_of_all_states_is_a_synchronous_sweep(random_mdp):
+    mdp = random_mdp(2)
+    blocks = dp.value_iteration_history(mdp, None, 3, order=jnp.arange(S), block=S)
+    assert_allclose(blocks.v, dp.value_iteration_history(mdp, None, 3).v, rtol=1e-14)
+
+
+def test_in_place_needs_fewer_sweeps():
+    # Along the flow of value a sweep in place does the work of many.
+    mdp = dp.problems.corridor(60, gamma=0.95, slip=0.02)
+    synchronous = dp.value_iteration(mdp)
+    backwards = dp.value_iteration(mdp, order=jnp.arange(60)[::-1])
+    assert synchronous.converged and backwards.converged
+    assert 2 * backwards.iterations < synchronous.iterations
+
+
 def test_solver_in_place_follows_the_history(random_mdp):
-    # After n iterations the certificate is about the n - 1st sweep.
+    # After n iterations the certificate is about sweep n - 1; sweeps 2 and 3 start from the middle of the bounds.
     mdp, order = random_mdp(3), jnp.array([[0, 1, 2, 3], [3, 1, 2, 0]])
-    bounds = jax.jit(dp.bounds)(mdp, jnp.asarray(gauss_seidel(mdp, np.zeros(S), [*order, order[0]])[-1]))
+    certify, v = jax.jit(dp.bounds), jnp.zeros(S)
+    for k in range(3):
+        v = jnp.asarray(gauss_seidel(mdp, np.asarray(v), [order[k % 2]])[-1])
+        bounds = certify(mdp, v)
+        v = bounds.mid
     solution = dp.value_iteration(mdp, order=order, max_iters=4)
     assert solution.iterations == 4
     assert_allclose(solution.lower, bounds.lower, rtol=1e-13)
@@ -137,113 +168,6 @@ def test_tol_beneath_the_floor_ends_soon_and_says_so(random_mdp):
     assert (solution.upper - solution.lower).max() < 1e-2
 
 
-# Many at once
-
-SOLVERS = {
-    "synchronous": dp.value_iteration,
-    "in place": lambda mdp: dp.value_iteration(mdp, order=jnp.array([2, 0, 3, 1])),
-    "exact": dp.policy_iteration,
-    "modified": lambda mdp: dp.policy_iteration(mdp, sweeps=3),
-}
-AXES = {
-    "gamma": dp.MDP(None, None, 0, None),
-    "rewards": dp.MDP(None, 0, None, None),
-    "everything": dp.MDP(0, 0, 0, None),
-}
-NUM = 9
-
-
-@functools.cache
-def vmapped(solver: str, axis: str):
-    return jax.jit(jax.vmap(SOLVERS[solver], in_axes=(AXES[axis],)))
-
-
-def stacked(mdps: list[dp.MDP]) -> dp.MDP:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *mdps)
-
-
-def assert_equals_the_loop(together: dp.Solution, alone: list[dp.Solution]) -> None:
-    for n, one in enumerate(alone):
-        here = jax.tree.map(lambda x, n=n: x[n], together)
-        assert_array_equal(here.policy, one.policy)
-        assert here.iterations == one.iterations
-        assert here.converged == one.converged
-        assert (here.lower <= one.v).all() and (one.v <= here.upper).all()
-        assert (one.lower <= here.v).all() and (here.v <= one.upper).all()
-
-
-@pytest.mark.parametrize(
-    ("solver", "axis"),
-    [
-        ("synchronous", "gamma"),
-        ("synchronous", "everything"),
-        ("in place", "everything"),
-        ("exact", "rewards"),
-        ("exact", "everything"),
-        ("modified", "everything"),
-    ],
-)
-def test_vmap_equals_the_loop(random_mdp, solver, axis):
-    mdps = [random_mdp(10 + n, gamma=n / (NUM + 1)) for n in range(NUM)]
-    fixed = mdps[-1]
-    mixed = [
-        dp.MDP(*(one if ax is None else own for own, one, ax in zip(mdp, fixed, AXES[axis], strict=True)))
-        for mdp in mdps
-    ]
-    batch = dp.MDP(
-        *(one if ax is None else many for many, one, ax in zip(stacked(mdps), fixed, AXES[axis], strict=True))
-    )
-    alone = [SOLVERS[solver](mdp) for mdp in mixed]
-    assert solver == "exact" or len({int(one.iterations) for one in alone}) > 1
-    assert_equals_the_loop(vmapped(solver, axis)(batch), alone)
-
-
-def test_vmap_needs_no_jit(random_mdp):
-    mdps = [random_mdp(n, gamma=gamma) for n, gamma in enumerate([0.0, 0.5, 0.9])]
-    assert_equals_the_loop(jax.vmap(dp.value_iteration)(stacked(mdps)), [dp.value_iteration(mdp) for mdp in mdps])
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_a_bad_neighbour_fails_alone(random_mdp, solver):
-    good = random_mdp(20)
-    bad = [
-        good._replace(R=good.R.at[1, 1].set(jnp.nan)),
-        good._replace(R=good.R.at[0, 2].set(jnp.inf)),
-        good._replace(R=good.R.at[0].set(-jnp.inf)),
-        good._replace(P=good.P.at[3, 0, 0].set(jnp.nan)),
-        good._replace(gamma=jnp.asarray(1.0)),
-        good._replace(gamma=jnp.asarray(jnp.nan)),
-        good._replace(gamma=jnp.asarray(-0.5)),
-    ]
-    together = vmapped(solver, "everything")(stacked([good, *bad, good]))
-    assert_array_equal(together.converged, [True, *[False] * len(bad), True])
-    for n in range(1, 1 + len(bad)):
-        assert_array_equal(together.lower[n], np.full(S, -np.inf))
-        assert_array_equal(together.upper[n], np.full(S, np.inf))
-    alone = SOLVERS[solver](good)
-    assert_equals_the_loop(jax.tree.map(lambda x: x[jnp.array([0, -1])], together), [alone, alone])
-
-
-def test_one_shape_compiles_once_within_jit(random_mdp):
-    chex.clear_trace_counter()
-    solve = jax.jit(chex.assert_max_traces(dp.value_iteration, n=1))
-    for seed in range(4):
-        solve(random_mdp(seed, gamma=0.5 + seed / 10))
-
-
-@pytest.mark.parametrize("solver", ["synchronous", "exact"])
-def test_one_shape_compiles_once(random_mdp, monkeypatch, solver):
-    # The library's own jit: action_values runs in Python only while something is traced.
-    traced = []
-    action_values = bellman.action_values
-    monkeypatch.setattr(bellman, "action_values", lambda mdp, v: traced.append(1) or action_values(mdp, v))
-    SOLVERS[solver](random_mdp(0, S=5))
-    once = len(traced)
-    for seed in range(1, 4):
-        SOLVERS[solver](random_mdp(seed, S=5, gamma=0.5 + seed / 10))
-    assert len(traced) == once > 0
-
-
 # Refused
 
 
@@ -269,6 +193,10 @@ def test_bad_orders(random_mdp, message, order):
 
 def test_bad_settings(random_mdp):
     mdp = random_mdp(0)
+    with pytest.raises(ValueError, match=r"block must be at least 1, got 0"):
+        dp.value_iteration(mdp, order=jnp.arange(S), block=0)
+    with pytest.raises(ValueError, match=r"max_iters must be at least 1, got 0"):
+        dp.value_iteration(mdp, max_iters=0)
     with pytest.raises(ValueError, match=r"value_iteration needs gamma < 1, got gamma = 1"):
         dp.value_iteration(mdp._replace(gamma=jnp.asarray(1.0)))
     for tol in (0.0, -1e-6, float("nan")):
@@ -277,6 +205,6 @@ def test_bad_settings(random_mdp):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_v0_of_another_shape_is_refused(random_mdp):
-    with pytest.raises(ValueError, match=re.escape("v0 must have shape [4], got [3]")):
+def test_a_start_of_another_shape_is_refused(random_mdp):
+    with pytest.raises(ValueError, match=re.escape("start must have shape [4], got [3]")):
         dp.value_iteration(random_mdp(0), jnp.zeros(3))

@@ -1,0 +1,115 @@
+"""The door of every solver: its arguments are checked here, on the host, wherever their values are concrete.
+
+Inside someone else's jit values are traced: then only shapes and dtypes can be checked. A check on a value that may be
+a JAX array goes through float or NumPy: inside jit, `x > 0` gives a tracer even for a concrete x.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from dp.mdp import MDP, Count, Policy, Scalar
+from dp.solution import Solution
+
+
+def require_discount(gamma: ArrayLike, solver: str) -> None:
+    """Raise ValueError where gamma is a concrete number that does not discount."""
+    if not isinstance(gamma, Tracer) and (np.asarray(gamma) >= 1).any():
+        raise ValueError(f"{solver} needs gamma < 1, got gamma = {float(np.max(gamma)):.10g}")
+
+
+def require_at_least(least: int, value: Count, name: str) -> None:
+    """Raise ValueError where a concrete number is below the least that makes sense."""
+    if not isinstance(value, Tracer) and int(value) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def require_positive(value: Scalar, name: str) -> None:
+    """Raise ValueError where a concrete number is not positive and finite."""
+    if not isinstance(value, Tracer) and not 0 < float(value) < float("inf"):
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def tolerance(tol: Scalar | None, dtype: jnp.dtype) -> Scalar:
+    """Return tol, or where it is None what the dtype can usually certify: 1e-6 in float64, 1e-3 in float32."""
+    if tol is None:
+        return 1e-6 if dtype == jnp.float64 else 1e-3
+    require_positive(tol, "tol")
+    return tol
+
+
+def start_values(mdp: MDP, start: ArrayLike | Solution | None) -> Float[Array, " S"]:
+    """Return the values to start from in the dtype of the MDP: those of a Solution, an array [S], or zeros.
+
+    ValueError for another shape or a number that is not finite.
+    """
+    S = mdp.R.shape[0]
+    if start is None:
+        return jnp.zeros(S, mdp.R.dtype)
+    # A Solution that says nothing about some states is no reason to refuse the whole.
+    if isinstance(start, Solution):
+        start = jnp.where(jnp.isfinite(start.v), start.v, 0)
+    v = start if isinstance(start, Tracer) else np.asarray(start)
+    if v.shape != (S,):
+        raise ValueError(f"start must have shape {[S]}, got {list(v.shape)}")
+    if isinstance(v, np.ndarray) and not np.isfinite(v).all():
+        s = int(np.argmin(np.isfinite(v)))
+        raise ValueError(f"start[{s}] = {v[s]} is not finite")
+    return jnp.asarray(v, mdp.R.dtype)
+
+
+def start_policy(mdp: MDP, start: Any) -> tuple[Int[Array, " S"] | None, Float[Array, " S"]]:
+    """Return the policy and the values to start from: of a Solution, a pair, a policy (integers) or values (floats).
+
+    The policy is None where only values are known: then it is the one greedy in them.
+    """
+    if isinstance(start, Solution):
+        policy = start.policy if start.policy.ndim == 1 else jnp.argmax(start.q, axis=1)
+        return require_actions(mdp, policy), start_values(mdp, start)
+    if isinstance(start, tuple):
+        policy, v = start
+        return require_actions(mdp, policy), start_values(mdp, v)
+    array = start if start is None or isinstance(start, Tracer) else np.asarray(start)
+    if array is None or (array.ndim == 1 and jnp.issubdtype(array.dtype, jnp.floating)):
+        return None, start_values(mdp, array)
+    return require_actions(mdp, array), start_values(mdp, None)
+
+
+def require_actions(mdp: MDP, policy: ArrayLike) -> Int[Array, " S"]:
+    """Return a deterministic policy in the integers that argmax gives; ValueError for any other."""
+    policy = require_policy(mdp, policy)
+    if policy.ndim != 1:
+        raise ValueError(f"policy must be deterministic, of shape {[mdp.R.shape[0]]}, got {list(policy.shape)}")
+    return policy.astype(int)
+
+
+def require_policy(mdp: MDP, policy: ArrayLike) -> Policy:
+    """Return the policy as an array; ValueError, naming the state, where it is none. Traced: only the shape."""
+    S, A = mdp.R.shape
+    policy = policy if isinstance(policy, Tracer) else np.asarray(policy)
+    if policy.shape not in ((S,), (S, A)):
+        raise ValueError(f"policy must have shape {[S]} or {[S, A]}, got {list(policy.shape)}")
+    if policy.ndim == 1 and not jnp.issubdtype(policy.dtype, jnp.integer):
+        raise ValueError(f"a policy of shape {[S]} holds actions and must be of integers, got {policy.dtype}")
+    if policy.ndim == 2 and not jnp.issubdtype(policy.dtype, jnp.floating):
+        raise ValueError(f"a policy of shape {[S, A]} holds probabilities and must be of floats, got {policy.dtype}")
+    if isinstance(policy, Tracer) or isinstance(mdp.mask, Tracer):
+        return jnp.asarray(policy)
+    pi = np.asarray(policy)
+    if pi.ndim == 1:
+        if ((pi < 0) | (pi >= A)).any():
+            s = int(np.argmax((pi < 0) | (pi >= A)))
+            raise ValueError(f"policy[{s}] = {pi[s]} is not an action: there are {A}")
+        pi = np.eye(A)[pi]
+    rows = pi.sum(1)
+    wrong = ~(np.abs(rows - 1) <= max(1e-8, 100 * float(jnp.finfo(pi.dtype).eps))) | ~(pi >= 0).all(1)
+    if wrong.any():
+        s = int(np.argmax(wrong))
+        raise ValueError(f"policy[{s}] = {pi[s]} is not a distribution over actions: it sums to {rows[s]:.10g}")
+    if mdp.mask is not None and (pi[~np.asarray(mdp.mask)] > 0).any():
+        s, a = np.argwhere((pi > 0) & ~np.asarray(mdp.mask))[0]
+        raise ValueError(f"policy takes action {a} in state {s}, which the mask forbids")
+    return jnp.asarray(policy)

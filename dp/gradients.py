@@ -1,0 +1,54 @@
+"""Derivatives of v_*, v_π and the soft values by the implicit function theorem.
+
+Let v solve `v = T(θ, v)`, where θ holds R, P, γ (the policy's probabilities, the temperature). Then
+
+    dv = ∂T/∂θ dθ + ∂T/∂v dv,      ∂T/∂v = γ P_π,      so      dv = (I - γ P_π)^{-1} ∂T/∂θ dθ
+
+with π the policy that attains T: one linear solve, whatever the number of iterations was; in reverse mode one with the
+transpose. The rule is written in differentiable terms, so that it differentiates again.
+
+v_* is smooth wherever one policy is optimal in a neighbourhood. At a tie it has a kink, and the derivative is that of
+v_π for the policy π which the solver returned: the one-sided derivative in every direction in which π stays optimal.
+Source: envelope theorem; for the linear system, Sutton and Barto (2018), equation 4.3.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from dp import bellman, linear
+from dp.mdp import MRP, induce
+
+
+class Operator(NamedTuple):
+    """`T(θ, v)`, and the chain of its linearisation at v: an MRP whose `γ P` is ∂T/∂v (its r does not matter)."""
+
+    apply: Callable[[tuple, Float[Array, " S"]], Float[Array, " S"]]
+    chain: Callable[[tuple, Float[Array, " S"]], MRP]
+
+
+# T_π, with θ = (mdp, policy). At π = π_* its derivatives are those of T (envelope theorem).
+EXPECTATION = Operator(
+    apply=lambda theta, v: bellman.sweep(induce(*theta), v),
+    chain=lambda theta, v: induce(*theta),
+)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def fixed_point(operator: Operator, theta: tuple, v: Float[Array, " S"]) -> Float[Array, " S"]:
+    """Return v, which must solve `v = T(θ, v)`, with the derivatives of that solution in θ. Shape [S].
+
+    An error in v enters the derivatives multiplied by at most about `|P| / (1 - γ)`; solve to a small tolerance.
+    """
+    return v
+
+
+@fixed_point.defjvp
+def _(operator: Operator, primals: tuple, tangents: tuple) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
+    (theta, v), (theta_dot, _) = primals, tangents
+    v = fixed_point(operator, theta, v)
+    _, Tv_dot = jax.jvp(lambda theta: operator.apply(theta, v), (theta,), (theta_dot,))
+    return v, linear.solve(operator.chain(theta, v)._replace(r=Tv_dot))

@@ -1,0 +1,158 @@
+"""Linear solves with the matrix of a policy, `(I - γ P_π) x = b`: direct, or by Krylov methods on `P @ v` alone."""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import bicgstab, gmres
+from jaxtyping import Array, Float, Int
+
+from dp import bellman, transitions
+from dp.mdp import MRP
+
+Krylov = Literal["gmres", "bicgstab"]
+
+# So many steps of elimination are compiled one by one: in batches, small systems are then solved twice as fast.
+UNROLLED = 4
+
+# Elimination costs S³: beyond so many states a Krylov method finds derivatives sooner, and in less memory.
+DIRECT = 5000
+
+
+def solve(mrp: MRP) -> Float[Array, " S"]:
+    """Return `(I - γ P)^{-1} r` to the accuracy of the dtype: by elimination, or by GMRES for more than 5000 states.
+
+    Differentiable any number of times, forward and reverse.
+    """
+    return direct(mrp) if mrp.r.shape[0] <= DIRECT else _refined(mrp)
+
+
+def direct(mrp: MRP) -> Float[Array, " S"]:
+    """Solve `(I - γ P) v = r` by elimination: O(S³) work, O(S²) memory; differentiable. Shape [S]."""
+    A = matrix(mrp)
+    return jax.lax.custom_linear_solve(
+        lambda v: v - mrp.gamma * transitions.apply(mrp.P, v),
+        mrp.r,
+        solve=lambda _, b: _solve(A, b),
+        transpose_solve=lambda _, b: _solve(A.T, b),
+    )
+
+
+def matrix(mrp: MRP) -> Float[Array, "S S"]:
+    """`I - γ P`, stored."""
+    return jnp.eye(mrp.r.shape[0], dtype=mrp.r.dtype) - mrp.gamma * mrp.P
+
+
+def krylov(
+    mrp: MRP,
+    v: Float[Array, " S"],
+    *,
+    method: Krylov,
+    forcing: float | Float[Array, ""],
+    max_iters: int = 1000,
+) -> Float[Array, " S"]:
+    """Improve v towards `(I - γ P)^{-1} r`: `v + d` with `|f - (I - γ P) d|₂ <= forcing |f|₂`, `f = T_π v - v`.
+
+    At most about max_iters products `P @ v`. Safeguarded: where the method broke down, diverged or left a larger
+    residual `max|T_π v - v|` than one sweep guarantees, γ max|f|, the answer is the sweep `T_π v`. Source: Saad (2003),
+    sections 6.5 and 7.4.2.
+    """
+    Tv = bellman.sweep(mrp, v)
+    v_new = v + _correction(mrp, Tv - v, forcing, method=method, max_iters=max_iters)
+    left = jnp.max(jnp.abs(bellman.sweep(mrp, v_new) - v_new))
+    better = left <= mrp.gamma * jnp.max(jnp.abs(Tv - v))  # false where the method returned NaN
+    return jnp.where(better, v_new, Tv)
+
+
+def _correction(mrp: MRP, f: Float[Array, " S"], forcing, *, method: Krylov, max_iters: int) -> Float[Array, " S"]:
+    # The scale of f must not decide: squares of small residuals would underflow in float32.
+    scale = jnp.max(jnp.abs(f))
+    scale = jnp.where(scale > 0, scale, 1.0)
+    solver = _gmres if method == "gmres" else _bicgstab
+    return scale * solver(max_iters, mrp.P, mrp.gamma, f / scale, jnp.asarray(forcing, f.dtype))
+
+
+def _bicgstab(max_iters: int, P, gamma, b, forcing) -> Float[Array, " S"]:
+    # Two products an iteration.
+    return bicgstab(lambda x: x - gamma * transitions.apply(P, x), b, tol=forcing, maxiter=max(max_iters // 2, 1))[0]
+
+
+RESTART = 30  # vectors of length S that GMRES keeps
+
+
+def _gmres(max_iters: int, P, gamma, b, forcing) -> Float[Array, " S"]:
+    # GMRES factors small matrices by LAPACK, which must not run in batches (see `_solve`): lanes go one by one.
+    @jax.custom_batching.sequential_vmap
+    def run(P, gamma, b, forcing):
+        return gmres(
+            lambda x: x - gamma * transitions.apply(P, x),
+            b,
+            tol=forcing,
+            restart=min(RESTART, b.shape[0]),
+            maxiter=-(-max_iters // RESTART),
+            solve_method="incremental",
+        )[0]
+
+    return run(P, gamma, b, forcing)
+
+
+def _refined(mrp: MRP) -> Float[Array, " S"]:
+    """GMRES repeated on what is left until that no longer shrinks; NaN where it did not become small."""
+
+    def repeat(P, b):
+        chain = MRP(P, b, mrp.gamma)
+
+        def left(v):
+            return jnp.max(jnp.abs(bellman.sweep(chain, v) - v))
+
+        def improving(state):
+            _, old, new = state
+            return new < old / 2
+
+        def improve(state):
+            v, _, old = state
+            v = krylov(chain, v, method="gmres", forcing=1e-4)
+            return v, old, left(v)
+
+        start = jnp.zeros_like(b)
+        scale = left(start)
+        v, before, after = jax.lax.while_loop(improving, improve, (start, jnp.full_like(scale, jnp.inf), scale))
+        small = jnp.minimum(before, after) <= 1e3 * jnp.finfo(b.dtype).eps * jnp.maximum(scale, jnp.max(jnp.abs(v)))
+        return jnp.where(small, v, jnp.nan)
+
+    return jax.lax.custom_linear_solve(
+        lambda v: v - mrp.gamma * transitions.apply(mrp.P, v),
+        mrp.r,
+        solve=lambda _, b: repeat(mrp.P, b),
+        transpose_solve=lambda _, b: repeat(transitions.transpose(mrp.P), b),
+    )
+
+
+def _solve(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]:
+    """Solve A x = b for A = I - γ P or its transpose, alone or in batches by vmap."""
+    # LAPACK's LU in batches, as vmap makes it, blocks the threads that it waits for: two at a time on two cores can
+    # hang for ever. Small systems are eliminated here, large ones go to LAPACK one by one.
+    return eliminate(A, b) if A.shape[0] <= 32 else pivoted(A, b)
+
+
+@jax.custom_batching.sequential_vmap
+def pivoted(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]:
+    """Solve A x = b for any A by LAPACK's LU factorisation; under vmap, one system after the other."""
+    return jnp.linalg.solve(A, b)
+
+
+def eliminate(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]:
+    """Gauss-Jordan without pivots: stable where A is diagonally dominant or symmetric positive definite.
+
+    Source: Higham (2002), theorem 9.9 and section 10.1.
+    """
+
+    def step(k: int | Int[Array, ""], Ab: Float[Array, "S S1"]) -> Float[Array, "S S1"]:
+        row = Ab[k] / Ab[k, k]
+        return (Ab - Ab[:, k, None] * row[None, :]).at[k].set(row)
+
+    S, Ab = A.shape[0], jnp.concatenate([A, b[:, None]], axis=1)
+    if S > UNROLLED:
+        return jax.lax.fori_loop(0, S, step, Ab)[:, -1]
+    return functools.reduce(lambda Ab, k: step(k, Ab), range(S), Ab)[:, -1]

@@ -1,0 +1,156 @@
+"""Entropy-regularised ("soft") dynamic programming: the maximum over actions softened by a temperature τ > 0.
+
+    soft optimality    T_τ v(s) = τ log Σ_a exp(q(s, a) / τ),      q = R + γ P v
+    soft policy        π(a|s)   = exp((q(s, a) - T_τ v(s)) / τ)
+    what it maximises  E_π[Σ_t γ^t (R_{t+1} + τ H(π(·|S_t)))],      H(π) = -Σ_a π(a) log π(a)
+
+T_τ is monotone and contracts as T does, so that the same certificate holds. As τ -> 0 it becomes T:
+`T v <= T_τ v <= T v + τ log A`, hence `v_* <= v_τ <= v_* + τ log A / (1 - γ)`. A forbidden action has probability 0.
+Unlike v_*, v_τ is smooth in R, P, γ and τ everywhere. Source: Ziebart (2010); Geist, Scherrer and Pietquin (2019).
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from dp import bellman, linear
+from dp.bounds import Modulus, enclose, modulus, spread
+from dp.checks import require_at_least, require_discount, require_positive, start_values, tolerance
+from dp.fixed_point import sweep, until_certified
+from dp.gradients import Operator
+from dp.mdp import MDP, Count, Scalar, induce
+from dp.solution import Backup, Solution, conclude
+
+
+def soft_state_values(q: Float[Array, "S A"], temperature: Scalar) -> Float[Array, " S"]:
+    """`τ log Σ_a exp(q(s, a) / τ)`: the soft maximum over actions, shape [S]. τ in units of reward."""
+    top, _, weights = _weights(q, temperature)
+    return top + temperature * jnp.log(jnp.sum(weights, axis=1))
+
+
+def soft_policy(q: Float[Array, "S A"], temperature: Scalar) -> Float[Array, "S A"]:
+    """`π(a|s) = exp(q(s, a) / τ) / Σ_b exp(q(s, b) / τ)`, shape [S, A]."""
+    _, _, weights = _weights(q, temperature)
+    return weights / jnp.sum(weights, axis=1, keepdims=True)
+
+
+def soft_optimality(mdp: MDP, v: Float[Array, " S"], temperature: Scalar) -> Float[Array, " S"]:
+    """`T_τ v(s) = τ log Σ_a exp((R(s, a) + γ Σ_s' p(s'|s, a) v(s')) / τ)`: the soft Bellman operator, shape [S]."""
+    return soft_state_values(bellman.action_values(mdp, v), temperature)
+
+
+def entropy(policy: Float[Array, "S A"]) -> Float[Array, " S"]:
+    """`H(π(·|s)) = -Σ_a π(a|s) log π(a|s)` in nats, with 0 log 0 = 0. Shape [S]."""
+    return -jnp.sum(jax.scipy.special.xlogy(policy, policy), axis=1)
+
+
+def _weights(q: Float[Array, "S A"], temperature: Scalar) -> tuple[Array, Array, Array]:
+    """Return max_a q, `x = (q - max q) / τ` and `exp(x)`; a forbidden action has x = 0 and weight 0."""
+    top = jax.lax.stop_gradient(jnp.max(q, axis=1))
+    allowed = ~jnp.isneginf(q)
+    # Not -inf / τ: its derivative would be NaN.
+    x = jnp.where(allowed, q - top[:, None], 0) / temperature
+    return top, x, jnp.where(allowed, jnp.exp(x), 0)
+
+
+# θ = (mdp, τ). The policy that attains T_τ depends on θ and v: second derivatives need it.
+SOFT = Operator(
+    apply=lambda theta, v: soft_optimality(theta[0], v, theta[1]),
+    chain=lambda theta, v: induce(theta[0], soft_policy(bellman.action_values(theta[0], v), theta[1])),
+)
+
+
+def soft_value_iteration(
+    mdp: MDP,
+    start: ArrayLike | Solution | None = None,
+    *,
+    temperature: Scalar,
+    tol: Scalar | None = None,
+    max_iters: Count = 1_000_000,
+) -> Solution:
+    """Iterate `v <- T_τ v` until the certificate says that `max(upper - lower) <= tol`.
+
+    start: values [S] or a Solution (default 0). temperature: τ > 0, in units of reward.
+    tol: absolute, in units of reward; None means 1e-6 in float64 and 1e-3 in float32. max_iters: sweeps at most.
+    Returns a Solution: v is v_τ, policy [S, A] is the soft policy, and its regularised value lies above `lower`.
+    v and q are differentiable in the MDP and in τ.
+    Raises ValueError for gamma = 1, tol <= 0 or temperature <= 0. Source: the head of this file.
+    """
+    arguments = _require(mdp, start, temperature, tol, max_iters, "soft_value_iteration")
+    return _soft(mdp, *arguments, exact=False)
+
+
+def soft_policy_iteration(
+    mdp: MDP,
+    start: ArrayLike | Solution | None = None,
+    *,
+    temperature: Scalar,
+    tol: Scalar | None = None,
+    max_iters: Count = 100_000,
+) -> Solution:
+    """Evaluate the soft policy exactly, `v <- (I - γ P_π)^{-1} (r_π + τ H(π))`, and soften its action values again.
+
+    This is Newton's method on `v = T_τ v`: it converges quadratically, and each step solves a linear system.
+    Arguments, result and errors are those of `soft_value_iteration`; max_iters: evaluations at most.
+    """
+    arguments = _require(mdp, start, temperature, tol, max_iters, "soft_policy_iteration")
+    return _soft(mdp, *arguments, exact=True)
+
+
+@functools.partial(jax.jit, static_argnames="exact")
+def _soft(mdp: MDP, v0, temperature, tol, max_iters, *, exact: bool) -> Solution:
+    fixed, v0, tau = jax.lax.stop_gradient((mdp, v0, temperature))
+    contraction = soft_modulus(fixed, tau)
+
+    def back_up(v: Float[Array, " S"], policy: Any) -> Backup:
+        q = bellman.action_values(fixed, v)
+        Tv = soft_state_values(q, tau)
+        known = spread(v, Tv, contraction)
+        return Backup(v, Tv, soft_policy(q, tau), known.gap, known.floor)
+
+    def newton(k: Int[Array, ""], backup: Backup, memory: tuple) -> tuple[Float[Array, " S"], tuple]:
+        chain = induce(fixed, backup.policy)
+        return linear.direct(chain._replace(r=chain.r + tau * entropy(backup.policy))), memory
+
+    end, iterations = back_up(v0, None), jnp.asarray(1)
+    if exact:
+        # Quadratic convergence is over in a few steps or never: what then remains is rounding, which sweeps polish.
+        end, iterations = until_certified(newton, back_up, end, tol=tol, max_iters=max_iters, patience=5)
+    end, more = until_certified(sweep, back_up, end, tol=tol, max_iters=max_iters - iterations + 1)
+    return conclude(
+        mdp,
+        enclose(end.v, end.Tv, contraction),
+        end.policy,
+        iterations + more - 1,
+        tol,
+        backed_up=lambda q: soft_state_values(q, tau),
+        operator=SOFT,
+        theta=(mdp, temperature),
+    )
+
+
+def soft_modulus(mdp: MDP, temperature: Float[Array, ""]) -> Modulus:
+    """Return the `Modulus` of T_τ: that of T, and the rounding of the exponentials and the logarithm.
+
+    With x = (q - max q) / τ <= 0, each exp(x) is off by at most `(2 |x| e^x + 8) u <= 9 u`, where exp and log are taken
+    to be right within 8 units in the last place; their sum, at least 1, by a factor (10 A) u, and so the logarithm by
+    that, and by 8 u log A of its own. All times τ; the sum with max q is one more rounding of a backup.
+    """
+    A = mdp.R.shape[1]
+    contraction = modulus(*mdp, more_terms=4)
+    unit = jnp.finfo(mdp.R.dtype).eps / 2
+    extra = temperature * unit * (12 * A + 12 * math.log(A))
+    # Without a temperature there is no operator, and nothing to certify.
+    return contraction._replace(extra=jnp.where(temperature > 0, extra, jnp.inf))
+
+
+def _require(mdp: MDP, start, temperature, tol, max_iters, solver: str) -> tuple:
+    require_discount(mdp.gamma, solver)
+    require_at_least(1, max_iters, "max_iters")
+    require_positive(temperature, "temperature")
+    temperature = jnp.asarray(temperature, mdp.R.dtype)
+    return start_values(mdp, start), temperature, tolerance(tol, mdp.R.dtype), max_iters
