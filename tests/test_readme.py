@@ -39,6 +39,7 @@ def test_dynamic_programming(program):
     # Exploring at F and conserving at L, v(F) - v(L) = 1 and v(F) = 2 + gamma (v(F) - 1/2).
     gamma = np.linspace(0.1, 0.9, 9)
     np.testing.assert_allclose(found["many"].v[:, 0], (2 - gamma / 2) / (1 - gamma), atol=1e-3)
+    np.testing.assert_allclose(found["slope"], 6, rtol=1e-5)
 
 
 def test_denoising_score_matching(program):
