@@ -99,14 +99,14 @@ def test_zero_probability_of_a_forbidden_action(random_mdp):
 def test_traced_forbidden_action_does_not_converge(random_mdp):
     mask = np.ones((S, A), bool)
     mask[1, 0] = False
-    for method in METHODS:
+    for method in ("direct", "gmres"):
         solution = traced(random_mdp(8, mask=mask), jnp.zeros(S, int), method=method)
         assert not solution.converged
         assert_array_equal(solution.lower, np.full(S, -np.inf))
         assert_array_equal(solution.upper, np.full(S, np.inf))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["direct", "bicgstab"])
 def test_traced_gamma_of_one_neither_raises_nor_hurts_its_neighbours(random_mdp, method):
     mdp, pi = random_mdp(9), jnp.asarray(policies(9)[1])
     at = jax.jit(jax.vmap(lambda gamma: dp.evaluate(mdp._replace(gamma=gamma), pi, method=method)))
@@ -194,19 +194,21 @@ def gamblers_ruin(S: int, dtype: type = np.float64) -> dp.MDP:
     return dp.make_mdp(P, np.ones(S, dtype), 1, substochastic=True)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "dtype"), [*((method, np.float64) for method in METHODS), ("direct", np.float32)], ids=str
+)
 def test_undiscounted_episodes_that_end(method, dtype):
     # The expected duration of the fair game is (s + 1) (S - s).
-    for S in (4, 40):
-        duration = ((np.arange(S) + 1) * (S - np.arange(S))).astype(dtype)
-        solution = dp.evaluate(gamblers_ruin(S, dtype), jnp.zeros(S, int), method=method, tol=0.5 if S > 4 else None)
-        assert solution.converged
-        assert (solution.lower <= duration).all() and (duration <= solution.upper).all()
-        assert solution.v.dtype == dtype
+    S = 40
+    duration = ((np.arange(S) + 1) * (S - np.arange(S))).astype(dtype)
+    solution = dp.evaluate(gamblers_ruin(S, dtype), jnp.zeros(S, int), method=method, tol=0.5)
+    assert solution.converged
+    assert (solution.lower <= duration).all() and (duration <= solution.upper).all()
+    assert (solution.upper - solution.lower).max() <= 0.5
+    assert solution.v.dtype == dtype
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["direct", "bicgstab"])
 def test_undiscounted_episodes_that_never_end_have_no_value(method):
     mdp = gamblers_ruin(4)
     endless = mdp._replace(P=mdp.P.at[0, 0, 0].set(0.5).at[3, 0, 3].set(0.5))
@@ -219,3 +221,12 @@ def test_undiscounted_where_only_some_states_end():
     # State 0 stays for ever, state 1 ends: the bounds can say nothing, rather than something wrong.
     mdp = dp.make_mdp(np.array([[[1.0, 0.0]], [[0.0, 0.5]]]), np.array([1.0, 1.0]), 1, substochastic=True)
     assert not dp.evaluate(mdp, jnp.zeros(2, int)).converged
+
+
+def test_undiscounted_rows_that_gain_mass_certify_nothing():
+    # Rows of float32 numbers sum to one and a little more: v_π is infinite, and I - P has a solution nevertheless.
+    P = np.random.default_rng(1).random((3, 1, 3)).astype(np.float32)
+    P /= P.sum(-1, keepdims=True)
+    solution = dp.evaluate(dp.make_mdp(P, np.ones((3, 1)), 1.0), jnp.zeros(3, int))
+    assert not solution.converged
+    assert_array_equal(solution.lower, np.full(3, -np.inf))

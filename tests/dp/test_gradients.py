@@ -31,10 +31,10 @@ SOLVERS = {
     "soft policy iteration": functools.partial(dp.soft_policy_iteration, temperature=TAU, tol=TOL),
 }
 BACKUPS = {
+    "hard": dp.optimality,
     "evaluate": lambda mdp, v: dp.expectation(mdp, ACTIONS, v),
     "evaluate, sweeps": lambda mdp, v: dp.expectation(mdp, PI, v),
-    "soft value iteration": lambda mdp, v: dp.soft_optimality(mdp, v, TAU),
-    "soft policy iteration": lambda mdp, v: dp.soft_optimality(mdp, v, TAU),
+    "soft": lambda mdp, v: dp.soft_optimality(mdp, v, TAU),
 }
 
 
@@ -48,11 +48,16 @@ def loss(solver: str, mdp: dp.MDP) -> jax.Array:
     return scalar(mdp, solution.v, solution.q)
 
 
-def unrolled(solver: str, mdp: dp.MDP, num: int = 400) -> jax.Array:
-    """The same loss through `num` sweeps, each of which is differentiated."""
-    back_up = BACKUPS.get(solver, dp.optimality)
-    v, _ = jax.lax.scan(lambda v, _: (back_up(mdp, v), None), jnp.zeros(S), length=num)
-    return scalar(mdp, v, dp.action_values(mdp, v))
+@functools.cache
+def through_sweeps(backup: str):
+    """The gradient of the same loss through 400 sweeps, each of which is differentiated."""
+    back_up = BACKUPS[backup]
+
+    def unrolled(mdp: dp.MDP) -> jax.Array:
+        v, _ = jax.lax.scan(lambda v, _: (back_up(mdp, v), None), jnp.zeros(S), length=400)
+        return scalar(mdp, v, dp.action_values(mdp, v))
+
+    return jax.jit(jax.grad(unrolled))
 
 
 def direction(seed: int) -> dp.MDP:
@@ -67,11 +72,13 @@ def moved(mdp: dp.MDP, along: dp.MDP, step: float) -> dp.MDP:
 
 
 @functools.cache
-def compiled(solver: str, what: str):
-    f = functools.partial(unrolled if what == "unrolled" else loss, solver)
-    if what == "forward":
-        return jax.jit(lambda mdp, along: jax.jvp(f, (mdp,), (along,))[1])
-    return jax.jit(f) if what == "value" else jax.jit(jax.grad(f))
+def value_and_gradient(solver: str):
+    return jax.jit(jax.value_and_grad(functools.partial(loss, solver)))
+
+
+@functools.cache
+def forward(solver: str):
+    return jax.jit(lambda mdp, along: jax.jvp(functools.partial(loss, solver), (mdp,), (along,))[1])
 
 
 def pairing(gradient: dp.MDP, along: dp.MDP) -> float:
@@ -81,18 +88,19 @@ def pairing(gradient: dp.MDP, along: dp.MDP) -> float:
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_against_finite_differences_and_unrolled_sweeps(random_mdp, solver):
     mdp, h = random_mdp(3, gamma=0.8), 1e-4
-    gradient, through_sweeps = compiled(solver, "gradient")(mdp), compiled(solver, "unrolled")(mdp)
-    for got, expected in zip(jax.tree.leaves(gradient), jax.tree.leaves(through_sweeps), strict=True):
+    both = value_and_gradient(solver)
+    gradient = both(mdp)[1]
+    unrolled = through_sweeps(solver if solver in BACKUPS else solver.split()[0] if "soft" in solver else "hard")(mdp)
+    for got, expected in zip(jax.tree.leaves(gradient), jax.tree.leaves(unrolled), strict=True):
         assert_allclose(got, expected, rtol=1e-8, atol=1e-8)
-    value = compiled(solver, "value")
     for seed in range(3):
         along = direction(seed)
-        f = [float(value(moved(mdp, along, n * h))) for n in (-2, -1, 1, 2)]
+        f = [float(both(moved(mdp, along, n * h))[0]) for n in (-2, -1, 1, 2)]
         slope = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * h)  # error of order h^4
         assert_allclose(pairing(gradient, along), slope, rtol=1e-6)
     # Forward mode is the same number.
     if solver in ("policy iteration", "soft policy iteration", "evaluate"):
-        assert_allclose(compiled(solver, "forward")(mdp, along), pairing(gradient, along), rtol=1e-10)
+        assert_allclose(forward(solver)(mdp, along), pairing(gradient, along), rtol=1e-10)
 
 
 def test_in_closed_form():
@@ -101,9 +109,8 @@ def test_in_closed_form():
     def total(gamma):
         return dp.policy_iteration(dp.problems.space_exploration()._replace(gamma=gamma)).v.sum()
 
-    assert_allclose(jax.jit(jax.grad(total))(0.5), 12, rtol=1e-12)
-    assert_allclose(jax.jit(jax.grad(jax.grad(total)))(0.5), 48, rtol=1e-12)
-    assert_allclose(jax.jit(jax.jacfwd(jax.grad(total)))(0.5), 48, rtol=1e-12)
+    slope, curvature = jax.jit(jax.value_and_grad(jax.grad(total)))(0.5)  # reverse over reverse
+    assert_allclose([slope, curvature], [12, 48], rtol=1e-12)
 
     # Under the optimal policy the rewards that count are R(F, E) and R(L, C): d v(F) / d R is the expected discounted
     # number of visits, (I - γ P)^{-1} = [[3, 1], [1, 3]] / 2.
@@ -117,7 +124,7 @@ def test_in_closed_form():
 @pytest.mark.parametrize("solver", ["policy iteration", "soft policy iteration", "evaluate"])
 def test_second_derivatives(random_mdp, solver):
     mdp, h, along = random_mdp(3, gamma=0.8), 1e-4, direction(5)
-    slope = compiled(solver, "forward")
+    slope = forward(solver)
     f = [float(slope(moved(mdp, along, n * h), along)) for n in (-2, -1, 1, 2)]
     expected = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * h)
 
