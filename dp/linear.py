@@ -9,7 +9,7 @@ from jax.scipy.sparse.linalg import bicgstab, gmres
 from jaxtyping import Array, Float, Int
 
 from dp import bellman, transitions
-from dp.mdp import MRP
+from dp.mdp import MRP, Scalar
 
 Krylov = Literal["gmres", "bicgstab"]
 
@@ -49,7 +49,7 @@ def krylov(
     v: Float[Array, " S"],
     *,
     method: Krylov,
-    forcing: float | Float[Array, ""],
+    forcing: Scalar,
     max_iters: int = 1000,
 ) -> Float[Array, " S"]:
     """Improve v towards `(I - γ P)^{-1} r`: `v + d` with `|f - (I - γ P) d|₂ <= forcing |f|₂`, `f = T_π v - v`.

@@ -62,6 +62,12 @@ def induce(mdp: MDP, policy: Policy) -> MRP:
     return MRP(transitions.follow(mdp.P, policy), r, mdp.gamma)
 
 
+def at_states(mdp: MDP, states: Int[Array, " n"]) -> MDP:
+    """Return the rows of some states: P [n, A, S'], R and mask [n, A]. A backup of it is the backup of these states."""
+    mask = None if mdp.mask is None else mdp.mask[states]
+    return MDP(transitions.rows(mdp.P, states), mdp.R[states], mdp.gamma, mask)
+
+
 def make_mdp(
     P: ArrayLike,
     R: ArrayLike,

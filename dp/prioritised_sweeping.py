@@ -17,7 +17,7 @@ from dp import bellman, transitions
 from dp.bounds import enclose, modulus
 from dp.checks import require_at_least, require_discount, start_values, tolerance
 from dp.fixed_point import PATIENCE, recentred, until_certified
-from dp.mdp import MDP, Count, Scalar
+from dp.mdp import MDP, Count, Scalar, at_states
 from dp.solution import Solution, conclude
 from dp.value_iteration import back_up
 
@@ -75,7 +75,6 @@ def _update(
 ) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
     """Back up the state of the highest priority; return the values and priorities after it."""
     s = jnp.argmax(priority)[None]
-    mask = None if mdp.mask is None else mdp.mask[s]
-    Tv = bellman.optimality(MDP(transitions.rows(mdp.P, s), mdp.R[s], mdp.gamma, mask), v)
+    Tv = bellman.optimality(at_states(mdp, s), v)
     change = jnp.abs(Tv - v[s])
     return v.at[s].set(Tv), priority.at[s].set(0) + mdp.gamma * predecessors[s[0]] * change

@@ -14,11 +14,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from dp import bellman, transitions
+from dp import bellman
 from dp.bounds import Modulus, enclose, modulus, spread
 from dp.checks import require_at_least, require_discount, start_values, tolerance
 from dp.fixed_point import PATIENCE, History, history, recentred, sweep, until_certified
-from dp.mdp import MDP, Count, Scalar
+from dp.mdp import MDP, Count, Scalar, at_states
 from dp.solution import Backup, Solution, conclude
 
 # One sweep [N], or several [M, N] taken in turn; a sweep may skip states and repeat others.
@@ -94,8 +94,7 @@ def in_place(mdp: MDP, v: Float[Array, " S"], order: Int[Array, " N"], *, block:
     """
 
     def back_up(v: Float[Array, " S"], s: Int[Array, " block"]) -> tuple[Float[Array, " S"], None]:
-        mask = None if mdp.mask is None else mdp.mask[s]
-        return v.at[s].set(bellman.optimality(MDP(transitions.rows(mdp.P, s), mdp.R[s], mdp.gamma, mask), v)), None
+        return v.at[s].set(bellman.optimality(at_states(mdp, s), v)), None
 
     # The last block is filled up with its own last state: the same backup twice.
     order = jnp.pad(order, (0, -order.shape[0] % block), mode="edge")
