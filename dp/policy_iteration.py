@@ -54,14 +54,14 @@ def policy_iteration(mdp: MDP, start: Any = None, *, tol: Scalar | None = None, 
 
 @jax.jit
 def _policy_iteration(mdp: MDP, policy0, v0, tol, max_iters) -> Solution:
-    def evaluate(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
+    def value(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
         return direct(chain)
 
     def settled(old: Backup, new: Backup) -> Bool[Array, ""]:
         # After exact evaluation the same policy gives the same values again.
         return (old.policy == new.policy).all()
 
-    return _iterate(mdp, policy0, v0, evaluate, tol, max_iters, settled=settled)
+    return _iterate(mdp, policy0, v0, value, tol, max_iters, settled=settled)
 
 
 def modified_policy_iteration(
@@ -83,11 +83,11 @@ def modified_policy_iteration(
 
 @jax.jit
 def _modified(mdp: MDP, policy0, v0, sweeps, tol, max_iters) -> Solution:
-    def evaluate(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
+    def value(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
         # The policy is greedy in v, so that T v is its first sweep.
         return _sweep_while_it_pays(chain, v, Tv) if sweeps is None else partial_evaluation(chain, Tv, sweeps - 1)
 
-    return _iterate(mdp, policy0, v0, evaluate, tol, max_iters)
+    return _iterate(mdp, policy0, v0, value, tol, max_iters)
 
 
 def _sweep_while_it_pays(mrp: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
@@ -142,11 +142,11 @@ def inexact_policy_iteration(
 
 @functools.partial(jax.jit, static_argnames="method")
 def _inexact(mdp: MDP, policy0, v0, forcing, tol, max_iters, *, method: Krylov) -> Solution:
-    def evaluate(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
+    def value(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
         return krylov(chain, v, method=method, forcing=forcing)
 
     # Nothing proves that inexact evaluations converge; so far they always did.
-    return _iterate(mdp, policy0, v0, evaluate, tol, max_iters, patience=50)
+    return _iterate(mdp, policy0, v0, value, tol, max_iters, patience=50)
 
 
 def _iterate(
