@@ -1,8 +1,6 @@
 """Certificates against exact rational arithmetic on the stored floats: `lower <= v <= upper`, as fractions.
 
-Every solver of `dp` that encloses v_*, v_π or the soft v_τ. The MDPs are built to break them: near-ties, rewards over
-twelve decades, discounts up to 0.9999, tiny probabilities, rows that sum to a little less or more than one, terminal
-and forbidden states, starts that are far off, all-zero rewards, and fewer states or actions than the arrays hold.
+Every solver of `dp` that encloses v_*, v_π or the soft v_τ, on the MDPs of `experiments.hostile`.
 
 python -m experiments.certificates --mdps 50000
 """
@@ -12,7 +10,7 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from fractions import Fraction
 from multiprocessing import get_context
@@ -23,102 +21,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
-from rich.table import Table
 
 import dp
 from experiments import exact, record
+from experiments.certificates_report import draw, show, summary
 from experiments.exact import Answer, Truth
+from experiments.hostile import Case, S, case, stack
 
-S, A = 6, 4
 BATCH = 250
 TOL = {"float32": 1e-3, "float64": 1e-6}  # the defaults of dp
-
-
-class Case(NamedTuple):
-    """An MDP, any values v, a deterministic and a stochastic policy, a temperature; leaves of NumPy, ready to stack."""
-
-    mdp: dp.MDP
-    v: np.ndarray
-    actions: np.ndarray
-    pi: np.ndarray
-    temperature: np.ndarray
-
-
-def transitions(rng: np.random.Generator) -> np.ndarray:
-    """Return transitions [S, A, S'], not normalised: dense, of few successors, cycles, or with tiny probabilities."""
-    kind = rng.integers(5)
-    P = rng.exponential(size=(S, A, S))
-    if kind == 1:
-        P *= rng.random((S, A, S)) < 0.35
-    if kind == 2:
-        P = np.eye(S)[rng.integers(S, size=(S, A))]
-    if kind == 3:
-        P = P**20
-    if kind == 4:
-        P = np.eye(S)[(np.arange(S)[:, None] + np.ones(A, int)) % S]
-    empty = P.sum(-1) == 0
-    P[empty] = np.eye(S)[rng.integers(S, size=empty.sum())]
-    return P
-
-
-def rewards(rng: np.random.Generator, dtype: np.dtype) -> np.ndarray:
-    """Return rewards [S, A] between 1e-6 and 1e6, or 0."""
-    scale = 10.0 ** rng.uniform(-6, 6)
-    R = rng.normal(size=(S, A)) * scale
-    kind = rng.integers(6)
-    if kind == 1:
-        R = rng.choice([-1, 1], size=(S, A)) * 10.0 ** rng.uniform(-6, 6, size=(S, A))
-    if kind == 2:
-        R = np.zeros((S, A))
-    if kind == 3:
-        R = np.full((S, A), scale)
-    if kind == 4:  # an offset that swamps what differs
-        R = np.full((S, A), 1e6) + rng.normal(size=(S, A))
-    R = R.astype(dtype)
-    if kind == 5:  # ties, but for units in the last place
-        up_or_down = rng.choice([-1, 1], size=(S, A)).astype(dtype)
-        R = np.nextafter(np.repeat(R[:, :1], A, axis=1), dtype.type(np.inf) * up_or_down)
-    return R
-
-
-def case(seed: int, dtype: str) -> Case:
-    """Return the hostile MDP of this seed; float64 needs JAX's 64-bit mode."""
-    kind = np.dtype(dtype)
-    rng = np.random.default_rng([seed, 8 * kind.itemsize])
-    P, R = transitions(rng), rewards(rng, kind)
-    if rng.random() < 0.3:  # the same action over and over, or nearly
-        P = np.repeat(P[:, :1], A, axis=1) * (1 + 1e-7 * rng.random((S, A, S)) * rng.integers(2))
-    mask = rng.random((S, A)) < (0.6 if rng.random() < 0.4 else 1.1)
-    terminal = rng.random(S) < (0.3 if rng.random() < 0.4 else 0.0)
-    if rng.random() < 0.2:  # fewer states; often one action
-        terminal |= np.arange(S) >= rng.integers(1, S)
-        mask &= np.arange(A) < rng.integers(1, A + 1)
-    mask[np.arange(S), rng.integers(A, size=S)] = True
-    # Probabilities of a narrower type sum to one only as well as that type can.
-    P = (P / P.sum(-1, keepdims=True)).astype(np.float32 if rng.random() < 0.5 else kind)
-    thin = rng.random() < 0.4
-    if thin:
-        kept = rng.choice([rng.random((S, A, 1)), 1 - 1e-6 * rng.random((S, A, 1)), np.full((S, A, 1), 0.5)])
-        P = (P * kept).astype(P.dtype)
-    gamma = rng.choice([0.0, 1e-3, 0.5, 0.9, 0.99, 0.999, 0.9999, rng.random()])
-    mdp = dp.make_mdp(P, R, gamma, mask=mask, terminal=terminal, substochastic=thin)
-
-    allowed = np.ones((S, A), bool) if mdp.mask is None else np.asarray(mdp.mask)
-    v = rng.choice([0.0, 1.0]) * rng.normal(size=S) * 10.0 ** rng.uniform(-8, 12)
-    weight = allowed * rng.choice([np.ones((S, A)), rng.random((S, A)), rng.random((S, A)) ** 30])
-    return Case(
-        mdp=jax.tree.map(np.asarray, mdp._replace(mask=allowed)),
-        v=v.astype(kind),
-        actions=np.array([rng.choice(np.flatnonzero(row)) for row in allowed]),
-        pi=(weight / weight.sum(1, keepdims=True)).astype(kind),
-        temperature=np.asarray((np.abs(R).max() or 1.0) * 10.0 ** rng.uniform(-6, 1), kind),
-    )
-
-
-def stack(cases: Sequence[Case]) -> Case:
-    """Return the cases as one, with a leading axis on every array."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *cases)
 
 
 class Solver(NamedTuple):
@@ -368,74 +279,6 @@ def main(
     number = metrics["number_of_violations"]
     record.require(not number, f"{number} claims are false; metrics.json names solvers and seeds")
     return written
-
-
-QUANTILES = {"median": 0.5, "95%": 0.95, "largest": 1.0}
-
-
-def summary(measured: np.ndarray) -> dict:
-    """Return shares and quantiles of the answers that had a value to enclose."""
-    valued = measured[~np.isnan(measured[:, 0])]
-    if not len(valued):
-        return {"answers": 0, "converged": np.nan, "bounded": np.nan}
-    converged, finite, *ratios = valued.T
-    found = {"answers": len(valued), "converged": converged.mean(), "bounded": finite.mean()}
-    for name, ratio in zip(("error_over_half_gap", "gap_over_largest_distance"), ratios, strict=True):
-        known = ratio[~np.isnan(ratio)]
-        if len(known):
-            found[name] = {label: np.quantile(known, q) for label, q in QUANTILES.items()}
-    return found
-
-
-def show(metrics: dict) -> None:
-    """Print what was found, per solver."""
-    table = Table("solver", title="Certificates on hostile MDPs")
-    for dtype in TOL:
-        table.add_column(f"{dtype}\nconverged", justify="right")
-        table.add_column("error /\nbound", justify="right")
-    found = metrics["solvers"]
-    for name in found["float32"]:
-        row = []
-        for each in (found[dtype][name] for dtype in TOL):
-            ratio = each.get("error_over_half_gap")
-            row += [f"{each['converged']:.1%}", f"{ratio['median']:.3f}" if ratio else "-"]
-        table.add_row(name, *row)
-    record.console.print(table)
-    record.console.print("actions, pi: evaluation of a deterministic and of a stochastic policy")
-    record.console.print("converged: met the default tolerance; the bounds of all others must hold as well")
-    record.console.print("error / bound: the median of |v - value| over half the certified gap")
-    mdps, false = metrics["mdps"], metrics["number_of_violations"]
-    record.console.print(
-        f"{mdps['float32']:,} MDPs in float32, {mdps['float64']:,} in float64, {metrics['answers_checked']:,} answers: "
-        f"in exact arithmetic {f'{false:,} claims are FALSE' if false else 'no claim is false'}"
-    )
-    for v in metrics["violations"]:
-        example = f"certificates.case({v['first_seeds'][0]}, {v['dtype']!r})"
-        record.console.print(f"FALSE  {v['claim']}: {v['number']:,} times by {v['solver']!r}, first for {example}")
-
-
-def draw(measured: dict[str, dict[str, np.ndarray]]) -> Figure:
-    """Draw, per solver, where the true errors lie inside the certified ones."""
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for ax, (dtype, solvers) in zip(axes, measured.items(), strict=True):
-        ratios = {name: m[:, 2][~np.isnan(m[:, 2])] for name, m in solvers.items()}
-        ratios = {name: np.maximum(ratio, 1e-4) for name, ratio in ratios.items() if len(ratio)}
-        for y, ratio in enumerate(ratios.values()):
-            lower, middle, upper, largest = np.quantile(ratio, [0.25, 0.5, 0.75, 1.0])
-            ax.plot([lower, upper], [y, y], color="tab:blue", lw=5, solid_capstyle="butt", label="half of the MDPs")
-            ax.plot(middle, y, "o", color="white", mec="tab:blue", ms=5, label="median")
-            ax.plot([upper, largest], [y, y], "-|", color="tab:blue", lw=1, markevery=[1], ms=9, label="the largest")
-        ax.axvline(1, color="tab:red", label="certified")
-        ax.set_yticks(range(len(ratios)), list(ratios))
-        ax.set(title=dtype, xscale="log", xlabel="true error of v / half the certified gap")
-        ax.set_xlim(0.8e-4, max(2.0, 1.5 * max((ratio.max() for ratio in ratios.values()), default=1.0)))
-        ax.grid(axis="x", alpha=0.3)
-    axes[0].invert_yaxis()
-    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4)
-    figure.suptitle("How much of the certified error is true, in exact arithmetic (below 1e-4: at the left edge)")
-    return figure
 
 
 if __name__ == "__main__":

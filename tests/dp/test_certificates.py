@@ -1,7 +1,7 @@
 """Every certificate against exact rational arithmetic on the stored floats: `lower <= v <= upper`, as fractions.
 
-`experiments.certificates` makes the MDPs, built to break them, and checks the answers. Here a few MDPs and the solvers
-that differ most; in the slow test, as in the experiment, all of them.
+`experiments.hostile` makes the MDPs, built to break them; `experiments.certificates` checks the answers. Here a few
+MDPs and the solvers that differ most; in the slow test, as in the experiment, all of them.
 """
 
 import numpy as np

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import dp
 from dp import bellman
-from experiments.certificates import case
+from experiments.hostile import case
 
 S, A = 4, 3
 
