@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import dp
-from experiments import bellman_equations, convergence, growth, space_exploration
+from experiments import bellman_equations, bench_batching, bench_solvers, convergence, growth, space_exploration
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +38,31 @@ def test_by_definition_is_the_sum():
     rng = np.random.default_rng(0)
     p, f = rng.random((2, 3, 2, 4)), rng.random((2, 4))
     np.testing.assert_allclose(bellman_equations.by_definition(p, f), np.einsum("satk,tk->sa", p, f))
+
+
+def test_bench_batching(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_batching, "SOLVERS", {"solve": dp.solve})
+    found = bench_batching.main(mdps=40, loops=3, out=tmp_path / "run")["metrics"]
+    for dtype, tol in (("float64", 1e-6), ("float32", 1e-3)):
+        row = found[f"solve, {dtype}"]
+        assert row["policies_agree"]
+        assert row["largest_difference"] <= row["largest_gap"] <= tol
+    assert (tmp_path / "run" / "batching.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="need 1 <= loops <= mdps, got 5 and 4"):
+        bench_batching.main(mdps=4, loops=5, out=tmp_path / "run")
+
+
+def test_bench_solvers(tmp_path, monkeypatch):
+    some = {"solve": bench_solvers.SOLVERS["solve"], "cut short": lambda mdp: dp.value_iteration(mdp, max_iters=1)}
+    monkeypatch.setattr(bench_solvers, "SOLVERS", some)
+    found = bench_solvers.main(states=(9,), gammas=(0.9,), out=tmp_path / "run")["metrics"]
+    assert len(found["problems"]) == 7
+    assert found["times_slower_than_the_best"]["solve"]["worst"] == 1.0
+    assert found["times_slower_than_the_best"]["cut short"]["worst"] == "inf"  # not certified
+    assert (tmp_path / "run" / "profile.png").stat().st_size > 5000
+    for bad in ({"states": (3,)}, {"states": (5000,)}, {"gammas": (1.0,)}, {"patience": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            bench_solvers.main(**bad, out=tmp_path / "run")
 
 
 def test_convergence(tmp_path):
