@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from dp.bounds import enclose, modulus
-from dp.checks import require_at_least, require_discount, start_values, tolerance
+from dp.checks import require_at_least, require_model, start_values, tolerance
 from dp.fixed_point import until_certified
 from dp.linear import eliminate
 from dp.mdp import MDP, Count, Scalar
@@ -57,7 +57,7 @@ def anderson_iteration(
     Returns a Solution. Raises ValueError for gamma = 1, tol <= 0 or memory < 1.
     Source: the head of this file; stopping rule: `dp.bounds`.
     """
-    require_discount(mdp.gamma, "anderson_iteration")
+    require_model(mdp, "anderson_iteration")
     require_at_least(1, max_iters, "max_iters")
     require_at_least(1, memory, "memory")
     return _anderson(mdp, start_values(mdp, start), tolerance(tol, mdp.R.dtype), max_iters, memory=memory)

@@ -18,7 +18,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from dp import bellman, communication
 from dp.bounds import Modulus, modulus, modulus_of_chain
-from dp.checks import require_actions, require_at_least, require_policy, start_values, tolerance
+from dp.checks import require_actions, require_at_least, require_model, require_policy, start_values, tolerance
+from dp.evaluation import is_policy
 from dp.gain import Average, Loop, Step, centre, choose, conclude, enclose_gain, row_defect, sweep, until_certified
 from dp.linear import matrix, pivoted
 from dp.mdp import MDP, MRP, Count, Policy, Scalar, induce
@@ -43,6 +44,7 @@ def relative_value_iteration(
     infinite, and `converged` is False after max_iters backups or at once.
     Source: White (1963); Schweitzer (1971); Puterman (1994), sections 8.5.4 and 8.5.5.
     """
+    require_model(mdp, "relative_value_iteration", discounted=False)
     _require_weakly_communicating(mdp)
     require_at_least(1, max_iters, "max_iters")
     if not isinstance(damping, Tracer) and not 0 < float(damping) <= 1:
@@ -55,7 +57,8 @@ def relative_value_iteration(
 @jax.jit
 def _relative_value_iteration(mdp: MDP, start, tol, max_iters, damping) -> Average:
     mdp = _undiscounted(mdp)
-    back_up = _optimality(mdp)
+    fixed, start = jax.lax.stop_gradient((mdp, start))
+    back_up = _optimality(fixed)
 
     def advance(loop: Loop) -> tuple[Step, Any]:
         return back_up(sweep(loop.step, damping), None), loop.memory
@@ -102,6 +105,7 @@ def average_policy_iteration(
     Returns an Average. Raises ValueError as `relative_value_iteration` does, and for impossible policies.
     Source: Howard (1960); Puterman (1994), section 8.6.
     """
+    require_model(mdp, "average_policy_iteration", discounted=False)
     _require_weakly_communicating(mdp)
     require_at_least(1, max_iters, "max_iters")
     if start is not None:
@@ -112,7 +116,8 @@ def average_policy_iteration(
 @jax.jit
 def _average_policy_iteration(mdp: MDP, policy0, tol, max_iters) -> Average:
     mdp = _undiscounted(mdp)
-    back_up = _optimality(mdp)
+    fixed = jax.lax.stop_gradient(mdp)
+    back_up = _optimality(fixed)
 
     def advance(loop: Loop) -> tuple[Step, Howard]:
         memory, old = loop.memory, loop.step
@@ -120,7 +125,7 @@ def _average_policy_iteration(mdp: MDP, policy0, tol, max_iters) -> Average:
         rough = memory.rough > 0
         exact = ~rough & (loop.iterations >= memory.due) & jnp.any(policy != memory.tried)
         gamma = jnp.where(rough, 1 - jnp.sqrt(jnp.finfo(mdp.R.dtype).eps), 1).astype(mdp.R.dtype)
-        h = jax.lax.cond(exact | rough, lambda: _bias(mdp, policy, gamma), lambda: sweep(old, 0.5))
+        h = jax.lax.cond(exact | rough, lambda: _bias(fixed, policy, gamma), lambda: sweep(old, 0.5))
         new = back_up(h, policy)
 
         rise, gap = new.gain.lower - memory.lower, new.gain.gap
@@ -150,7 +155,7 @@ def _average_policy_iteration(mdp: MDP, policy0, tol, max_iters) -> Average:
 
 def evaluate_average(
     mdp: MDP,
-    policy: Policy | ArrayLike,
+    policy: Policy | ArrayLike | Average,
     *,
     tol: Scalar | None = None,
     max_iters: Count = 1_000_000,
@@ -164,7 +169,8 @@ def evaluate_average(
     recurrent class, for episodes that end, for tol <= 0 and for impossible policies.
     Source: Puterman (1994), section 8.2.
     """
-    policy = require_policy(mdp, policy)
+    require_model(mdp, "evaluate_average", discounted=False)
+    policy = require_policy(mdp, policy.policy if isinstance(policy, Average) else policy)
     policy = policy.astype(mdp.R.dtype) if policy.ndim == 2 else policy.astype(int)
     if _concrete(mdp.P, mdp.mask, policy):
         graph = communication.follow(communication.graph(mdp), policy)
@@ -177,20 +183,23 @@ def evaluate_average(
 @jax.jit
 def _evaluate_average(mdp: MDP, policy: Policy, tol, max_iters) -> Average:
     mdp = _undiscounted(mdp)
-    chain = induce(mdp, policy)
-    of_chain, defect = _modulus_of_policy(mdp, policy, chain)
+    fixed, pi = jax.lax.stop_gradient((mdp, policy))
+    chain = induce(fixed, pi)
+    # Traced policies were not checked at the door. What is no policy earns nothing that could be told.
+    chain = chain._replace(r=jnp.where(is_policy(pi, mdp.R.shape[1]), chain.r, -jnp.inf))
+    of_chain, defect = _modulus_of_policy(fixed, pi, chain)
 
     def back_up(h: Float[Array, " S"]) -> Step:
         Th = bellman.sweep(chain, h)
-        return Step(h, Th, policy, enclose_gain(h, Th, of_chain, defect))
+        return Step(h, Th, pi, enclose_gain(h, Th, of_chain, defect))
 
     def advance(loop: Loop) -> tuple[Step, Any]:
         return back_up(sweep(loop.step, 0.5)), loop.memory
 
-    begin, solved = back_up(jnp.zeros_like(chain.r)), back_up(_bias(mdp, policy, mdp.gamma))
+    begin, solved = back_up(jnp.zeros_like(chain.r)), back_up(_bias(fixed, pi, fixed.gamma))
     begin = choose(solved.gain.gap < begin.gain.gap, solved, begin)
     end = until_certified(advance, begin, tol=tol, max_iters=max_iters)
-    return conclude(mdp, end, tol, backed_up=lambda q: bellman.state_values(q, policy))
+    return conclude(mdp, end, tol, backed_up=lambda q: bellman.state_values(q, pi), of_policy=policy)
 
 
 def _undiscounted(mdp: MDP) -> MDP:

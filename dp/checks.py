@@ -15,10 +15,38 @@ from dp.mdp import MDP, Count, Policy, Scalar
 from dp.solution import Solution
 
 
-def require_discount(gamma: ArrayLike, solver: str) -> None:
-    """Raise ValueError where gamma is a concrete number that does not discount."""
-    if not isinstance(gamma, Tracer) and (np.asarray(gamma) >= 1).any():
-        raise ValueError(f"{solver} needs gamma < 1, got gamma = {float(np.max(gamma)):.10g}")
+def require_model(mdp: MDP, solver: str, *, discounted: bool = True) -> None:
+    """Raise ValueError where the arrays of an MDP do not fit each other, traced or not, or where gamma is 1 or more.
+
+    `make_mdp` checks the numbers; an MDP made by hand, or inside jit, comes here unchecked.
+    """
+    shapes = {name: np.shape(x) for name, x in mdp._asdict().items() if x is not None}
+    if len(shapes["P"]) == 4 and len(shapes["R"]) == 3:
+        raise ValueError(f"{solver} takes one MDP, P has shape {list(shapes['P'])}; for many, jax.vmap(dp.{solver})")
+    S, A = shapes["P"][:2] if len(shapes["P"]) == 3 else (0, 0)
+    expected = {"P": (S, A, S), "R": (S, A), "gamma": (), "mask": (S, A)}
+    for name, shape in shapes.items():
+        if shape != expected[name] or S == 0:
+            fit = "[S, A, S]" if name == "P" else f"{list(expected[name])} to fit P"
+            raise ValueError(f"{name} must have shape {fit}, got {list(shape)}")
+    dtypes = {name: jnp.result_type(getattr(mdp, name)) for name in ("P", "R", "gamma")}
+    dtype = dtypes["P"]
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"P must be of floats, got {dtype}")
+    for name, other in dtypes.items():
+        if other != dtype and not _is_weak(getattr(mdp, name)):
+            raise ValueError(f"P is {dtype} and {name} is {other}: bring them to one dtype, or use dp.make_mdp")
+    gamma = mdp.gamma
+    if discounted and not isinstance(gamma, Tracer) and (np.asarray(gamma) >= 1).any():
+        raise ValueError(
+            f"{solver} needs gamma < 1, got gamma = {float(np.max(gamma)):.10g}; without a discount there are "
+            "dp.finite_horizon, dp.evaluate of a policy that ends, and dp.relative_value_iteration"
+        )
+
+
+def _is_weak(x: Any) -> bool:
+    """Return whether x is a Python number, or a JAX one made of it, which takes the dtype of others."""
+    return isinstance(x, int | float) or getattr(x, "weak_type", False)
 
 
 def require_at_least(least: int, value: Count, name: str) -> None:
@@ -49,8 +77,8 @@ def start_values(mdp: MDP, start: ArrayLike | Solution | None) -> Float[Array, "
     S = mdp.R.shape[0]
     if start is None:
         return jnp.zeros(S, mdp.R.dtype)
-    # A Solution that says nothing about some states is no reason to refuse the whole.
     if isinstance(start, Solution):
+        # One that says nothing about some states is no reason to refuse the whole.
         start = jnp.where(jnp.isfinite(start.v), start.v, 0)
     v = start if isinstance(start, Tracer) else np.asarray(start)
     if v.shape != (S,):
@@ -78,7 +106,7 @@ def start_policy(mdp: MDP, start: Any) -> tuple[Int[Array, " S"] | None, Float[A
     return require_actions(mdp, array), start_values(mdp, None)
 
 
-def require_actions(mdp: MDP, policy: ArrayLike) -> Int[Array, " S"]:
+def require_actions(mdp: MDP, policy: ArrayLike | Solution) -> Int[Array, " S"]:
     """Return a deterministic policy in the integers that argmax gives; ValueError for any other."""
     policy = require_policy(mdp, policy)
     if policy.ndim != 1:
@@ -86,9 +114,10 @@ def require_actions(mdp: MDP, policy: ArrayLike) -> Int[Array, " S"]:
     return policy.astype(int)
 
 
-def require_policy(mdp: MDP, policy: ArrayLike) -> Policy:
+def require_policy(mdp: MDP, policy: ArrayLike | Solution) -> Policy:
     """Return the policy as an array; ValueError, naming the state, where it is none. Traced: only the shape."""
     S, A = mdp.R.shape
+    policy = policy.policy if isinstance(policy, Solution) else policy
     policy = policy if isinstance(policy, Tracer) else np.asarray(policy)
     if policy.shape not in ((S,), (S, A)):
         raise ValueError(f"policy must have shape {[S]} or {[S, A]}, got {list(policy.shape)}")

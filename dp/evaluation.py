@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from dp import bellman, linear
 from dp.bounds import Bounds, enclose, enclose_transient, modulus_of_chain
-from dp.checks import require_at_least, require_policy, start_values, tolerance
+from dp.checks import require_at_least, require_model, require_policy, start_values, tolerance
 from dp.fixed_point import sweep, until_certified
 from dp.mdp import MDP, MRP, Count, Policy, Scalar, induce
 from dp.solution import Backup, Solution, conclude
@@ -27,7 +27,7 @@ def partial_evaluation(mrp: MRP, v: Float[Array, " S"], num: int | Int[Array, ""
 
 def evaluate(
     mdp: MDP,
-    policy: Policy | ArrayLike,
+    policy: Policy | ArrayLike | Solution,
     start: ArrayLike | Solution | None = None,
     *,
     method: Method = "direct",
@@ -36,7 +36,8 @@ def evaluate(
 ) -> Solution:
     """Find `v_π`, the solution of `v(s) = Σ_a π(a|s) Σ_{s',r} p(s',r|s,a) [r + γ v(s')]`, and enclose it.
 
-    policy: int [S] or row-stochastic float [S, A]. start: values [S] or a Solution (default 0); "direct" needs none.
+    policy: int [S], row-stochastic float [S, A], or a Solution that has one.
+    start: values [S] or a Solution (default 0); "direct" needs none.
     method: "direct" elimination, then as many sweeps `v <- T_π v` as the tolerance asks for, mostly none;
         "sweeps" alone; or "gmres" or "bicgstab", which read P through `P @ v` only and repeat, on the residual that is
         left, until the tolerance is met: for models too large to eliminate. Each is judged by the same bounds.
@@ -44,11 +45,12 @@ def evaluate(
     max_iters: sweeps, or calls of the Krylov method, at most.
     γ = 1 is allowed where the policy ends every episode; where it does not, the bounds are infinite.
     Returns a Solution whose bounds enclose v_π; it is differentiable in π too, where π is stochastic.
-    Raises ValueError for gamma > 1, tol <= 0 and impossible policies.
+    Raises ValueError for gamma > 1, tol <= 0 and impossible policies; a traced policy that is none is not certified.
     Source: Sutton and Barto (2018), section 4.1; bounds from `dp.bounds`.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    require_model(mdp, "evaluate", discounted=False)
     gamma = 0.0 if isinstance(mdp.gamma, Tracer) else float(np.max(np.asarray(mdp.gamma)))
     if gamma > 1:
         raise ValueError(f"evaluate needs gamma <= 1, got gamma = {gamma:.10g}")
@@ -62,6 +64,8 @@ def evaluate(
 def _evaluate(mdp: MDP, policy: Policy, v0, tol, max_iters, *, method: Method, discounted: bool) -> Solution:
     fixed, pi, v0 = jax.lax.stop_gradient((mdp, policy, v0))
     chain = induce(fixed, pi)
+    # Traced policies were not checked at the door. What is no policy has no value.
+    chain = chain._replace(r=jnp.where(is_policy(pi, mdp.R.shape[1]), chain.r, -jnp.inf))
     modulus = modulus_of_chain(fixed, pi, chain)
     kind: linear.Krylov = "gmres" if method == "gmres" else "bicgstab"
     # Undiscounted, the bounds are weighted by the expected time to the end, which any method finds well enough.
@@ -88,6 +92,14 @@ def _evaluate(mdp: MDP, policy: Policy, v0, tol, max_iters, *, method: Method, d
     end, iterations = until_certified(advance, back_up, start, tol=tol, max_iters=max_iters)
     backed_up = lambda q: bellman.state_values(q, pi)  # noqa: E731
     return conclude(mdp, bound(end.v, end.Tv), pi, iterations, tol, backed_up=backed_up, theta=(mdp, policy))
+
+
+def is_policy(pi: Policy, actions: int) -> Bool[Array, " S"]:
+    """Return, for every state, whether π names an action or gives probabilities."""
+    if pi.ndim == 1:
+        return (pi >= 0) & (pi < actions)
+    slack = max(1e-8, 100 * float(jnp.finfo(pi.dtype).eps))
+    return (jnp.abs(jnp.sum(pi, axis=1) - 1) <= slack) & jnp.all(pi >= 0, axis=1)
 
 
 def _expected_steps(chain: MRP, kind: linear.Krylov | None) -> Float[Array, " S"]:

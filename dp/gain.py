@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dp import bellman
 from dp.bounds import Modulus, backup_error
 from dp.fixed_point import PATIENCE
+from dp.gradients import gain_and_bias
 from dp.mdp import MDP, Policy, Scalar
 
 
@@ -39,6 +40,9 @@ class Average(NamedTuple):
     residual: `max |T h - gain - h|` at h = bias.
     converged: the certificate met the tolerance, `upper - lower <= tol`. It says nothing about the bias. False where
         max_iters ran out, where a number was not finite, or where the dtype cannot certify tol.
+
+    gain, bias and q are differentiable in R and P (and in the probabilities of a given policy) as a Solution is: by one
+    linear solve, at ties with the derivatives of `policy`, which must have one recurrent class.
     """
 
     gain: Float[Array, ""]
@@ -140,22 +144,26 @@ def conclude(
     tol,
     *,
     backed_up: Callable[[Float[Array, "S A"]], Float[Array, " S"]] = lambda q: jnp.max(q, axis=1),
+    of_policy: Policy | None = None,
 ) -> Average:
-    """Turn the last step into an Average. backed_up: T h as a function of q, for the operator that was iterated."""
-    h, _, policy, gain = end.step
-    bias = h - h[0]
+    """Turn the last step into an Average. backed_up: T h as a function of q, for the operator that was iterated.
+
+    of_policy: the policy that was given, where there was one, so that gain and bias can be differentiated in it.
+    """
+    h, _, policy, known = end.step
+    gain, bias = gain_and_bias(mdp, policy if of_policy is None else of_policy, known.mid, h - h[0])
     # A shift of the certified backup, so that the policy stays greedy in it.
-    q = bellman.action_values(mdp, h) - (gain.mid + h[0])
+    q = bellman.action_values(mdp, bias + h[0]) - (gain + h[0])
     return Average(
-        gain=gain.mid,
+        gain=gain,
         bias=bias,
         q=q,
         policy=policy,
-        lower=gain.lower,
-        upper=gain.upper,
+        lower=known.lower,
+        upper=known.upper,
         iterations=end.iterations,
-        residual=jnp.max(jnp.abs(backed_up(q) - bias)),
-        converged=jnp.isfinite(gain.gap) & (gain.gap <= tol),
+        residual=jax.lax.stop_gradient(jnp.max(jnp.abs(backed_up(q) - bias))),
+        converged=jnp.isfinite(known.gap) & (known.gap <= tol),
     )
 
 

@@ -9,6 +9,8 @@ transpose. The rule is written in differentiable terms, so that it differentiate
 
 v_* is smooth wherever one policy is optimal in a neighbourhood. At a tie it has a kink, and the derivative is that of
 v_π for the policy π which the solver returned: the one-sided derivative in every direction in which π stays optimal.
+
+Average reward: `g + h = T_π h` with h(0) = 0 is one linear system for dg and dh together.
 Source: envelope theorem; for the linear system, Sutton and Barto (2018), equation 4.3.
 """
 
@@ -17,10 +19,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dp import bellman, linear
-from dp.mdp import MRP, induce
+from dp import bellman, linear, transitions
+from dp.mdp import MDP, MRP, Policy, induce
 
 
 class Operator(NamedTuple):
@@ -52,3 +55,29 @@ def _(operator: Operator, primals: tuple, tangents: tuple) -> tuple[Float[Array,
     v = fixed_point(operator, theta, v)
     _, Tv_dot = jax.jvp(lambda theta: operator.apply(theta, v), (theta,), (theta_dot,))
     return v, linear.solve(operator.chain(theta, v)._replace(r=Tv_dot))
+
+
+@jax.custom_jvp
+def gain_and_bias(
+    mdp: MDP, policy: Policy, gain: Float[Array, ""], bias: Float[Array, " S"]
+) -> tuple[Float[Array, ""], Float[Array, " S"]]:
+    """Return g and h, which must solve `g + h = r_π + P_π h`, h(0) = 0, with their derivatives in R, P and π.
+
+    Rows, of P and of π, count as divided by their sums, so that only what they share out can change. γ does not matter.
+    """
+    return gain, bias
+
+
+@gain_and_bias.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple:
+    (mdp, policy, gain, bias), (mdp_dot, policy_dot, _, _) = primals, tangents
+    gain, bias = gain_and_bias(mdp, policy, gain, bias)
+
+    def chain_of(mdp: MDP, policy: Policy) -> MRP:
+        chain = induce(mdp, policy / jnp.sum(policy, axis=1, keepdims=True) if policy.ndim == 2 else policy)
+        return MRP(chain.P / transitions.mass(chain.P)[:, None], chain.r, jnp.ones_like(mdp.gamma))
+
+    _, Th_dot = jax.jvp(lambda *theta: bellman.sweep(chain_of(*theta), bias), (mdp, policy), (mdp_dot, policy_dot))
+    # h(0) stays 0 and needs no column: g takes its place.
+    dots = linear.general(linear.matrix(chain_of(mdp, policy)).at[:, 0].set(1), Th_dot)
+    return (gain, bias), (dots[0], dots.at[0].set(0))

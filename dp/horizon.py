@@ -143,7 +143,7 @@ def _one_stage(mdp: MDP) -> MDP:
 def _require_stages(mdp: MDP, horizon: int) -> int:
     """Return the horizon; ValueError where it is no number of stages, or where a field has others."""
     if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
-        raise ValueError(f"horizon must be an integer >= 1, got {horizon!r}")
+        raise ValueError(f"horizon must be an integer >= 1 (static under jit), got {horizon!r}")
     for name, x in mdp._asdict().items():
         if x is None:
             continue

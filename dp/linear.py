@@ -39,6 +39,16 @@ def direct(mrp: MRP) -> Float[Array, " S"]:
     )
 
 
+def general(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]:
+    """Solve A x = b for any A that is not singular; differentiable. Shape [S]."""
+    return jax.lax.custom_linear_solve(
+        lambda x: jnp.matmul(A, x, precision="highest"),
+        b,
+        solve=lambda _, b: pivoted(A, b),
+        transpose_solve=lambda _, b: pivoted(A.T, b),
+    )
+
+
 def matrix(mrp: MRP) -> Float[Array, "S S"]:
     """`I - γ P`, stored."""
     return jnp.eye(mrp.r.shape[0], dtype=mrp.r.dtype) - mrp.gamma * mrp.P

@@ -95,7 +95,9 @@ def make_mdp(
     slack = max(1e-8, 100 * float(np.finfo(P.dtype).eps)) if P.dtype.kind == "f" else 1e-8
     P, R = _floats(P, R)
     if P.ndim != 3 or P.shape[0] != P.shape[2]:
-        raise ValueError(f"P must have shape [S, A, S], got {list(P.shape)}")
+        swapped = P.ndim == 3 and P.shape[1] == P.shape[2]
+        hint = "; it looks like [A, S, S]: take P.transpose(1, 0, 2)" if swapped else ""
+        raise ValueError(f"P must have shape [S, A, S], got {list(P.shape)}{hint}")
     S, A, _ = P.shape
     if S == 0 or A == 0:
         raise ValueError(f"an MDP needs at least one state and one action, P has shape {list(P.shape)}")
@@ -116,7 +118,10 @@ def make_mdp(
     wrong = read & ((total > 1 + slack) if substochastic else (np.abs(total - 1) > slack))
     if wrong.any():
         s, a = np.argwhere(wrong)[0]
+        off = abs(total[s, a] - 1)
         hint = "" if substochastic or total[s, a] > 1 else " (terminal= and substochastic= allow missing mass)"
+        if off < 1e-3:  # rounding, not a typo
+            hint = f": off by {off:.2g}, {slack:.2g} is allowed; divide P by P.sum(-1, keepdims=True)"
         raise ValueError(f"P[{s}, {a}] sums to {total[s, a]:.10g}, not to 1{hint}")
 
     if R.ndim == 1:

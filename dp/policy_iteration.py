@@ -23,7 +23,7 @@ from dp.bounds import enclose, modulus, spread
 from dp.checks import (
     require_actions,
     require_at_least,
-    require_discount,
+    require_model,
     start_policy,
     start_values,
     tolerance,
@@ -208,6 +208,6 @@ def _policy_iteration_history(mdp: MDP, policy0, v0, *, num: int, sweeps: int | 
 
 
 def _require(mdp: MDP, start: Any, max_iters: Any, solver: str) -> tuple[Int[Array, " S"] | None, Float[Array, " S"]]:
-    require_discount(mdp.gamma, solver)
+    require_model(mdp, solver)
     require_at_least(1, max_iters, "max_iters")
     return start_policy(mdp, start)

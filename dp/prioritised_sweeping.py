@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from dp import bellman, transitions
 from dp.bounds import enclose, modulus
-from dp.checks import require_at_least, require_discount, start_values, tolerance
+from dp.checks import require_at_least, require_model, start_values, tolerance
 from dp.fixed_point import PATIENCE, recentred, until_certified
 from dp.mdp import MDP, Count, Scalar, at_states
 from dp.solution import Solution, conclude
@@ -39,7 +39,7 @@ def prioritised_sweeping(
     Returns a Solution. Raises ValueError for gamma = 1, tol <= 0 or updates < 1.
     Source: the head of this file; stopping rule: `dp.bounds`.
     """
-    require_discount(mdp.gamma, "prioritised_sweeping")
+    require_model(mdp, "prioritised_sweeping")
     require_at_least(1, max_iters, "max_iters")
     updates = mdp.R.shape[0] if updates is None else updates
     require_at_least(1, updates, "updates")

@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from dp import bellman, linear
 from dp.bounds import Modulus, enclose, modulus, spread
-from dp.checks import require_at_least, require_discount, require_positive, start_values, tolerance
+from dp.checks import require_at_least, require_model, require_positive, start_values, tolerance
 from dp.fixed_point import sweep, until_certified
 from dp.gradients import Operator
 from dp.mdp import MDP, Count, Scalar, induce
@@ -149,7 +149,7 @@ def soft_modulus(mdp: MDP, temperature: Float[Array, ""]) -> Modulus:
 
 
 def _require(mdp: MDP, start, temperature, tol, max_iters, solver: str) -> tuple:
-    require_discount(mdp.gamma, solver)
+    require_model(mdp, solver)
     require_at_least(1, max_iters, "max_iters")
     require_positive(temperature, "temperature")
     temperature = jnp.asarray(temperature, mdp.R.dtype)

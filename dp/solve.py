@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dp.checks import require_model
 from dp.mdp import MDP, Count, Scalar
 from dp.policy_iteration import inexact_policy_iteration, policy_iteration
 from dp.solution import Solution
@@ -24,5 +25,6 @@ def solve(mdp: MDP, start: Any = None, *, tol: Scalar | None = None, max_iters: 
     max_iters: policies evaluated at most. Returns a Solution; look at `converged`, `lower` and `upper`.
     Raises ValueError for gamma = 1, tol <= 0 and impossible policies.
     """
+    require_model(mdp, "solve")
     solver = policy_iteration if mdp.R.shape[0] <= SMALL else inexact_policy_iteration
     return solver(mdp, start, tol=tol, max_iters=max_iters)

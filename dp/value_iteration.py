@@ -16,7 +16,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from dp import bellman
 from dp.bounds import Modulus, enclose, modulus, spread
-from dp.checks import require_at_least, require_discount, start_values, tolerance
+from dp.checks import require_at_least, require_model, start_values, tolerance
 from dp.fixed_point import PATIENCE, History, history, recentred, sweep, until_certified
 from dp.mdp import MDP, Count, Scalar, at_states
 from dp.solution import Backup, Solution, conclude
@@ -40,7 +40,7 @@ def value_iteration(
     tol: absolute, in units of reward; None means 1e-6 in float64 and 1e-3 in float32.
     order: None for synchronous sweeps, or the states in the order of their backups, in place: [N] for the same order in
         every sweep (`jnp.arange(S)`: Gauss-Seidel, round robin), [M, N] for M sweeps taken in turn (shuffled, or states
-        at random: `jax.random.randint(key, (M, N), 0, S)`). Every state must come up, else `converged` stays False.
+        at random: `jax.random.randint(key, (M, N), 0, S)`). Where some state never comes up it may not converge.
         A sweep in place is followed by a synchronous backup for the certificate, so that it reads the model twice;
         now and then it starts from the middle of the bounds.
     block: so many states of the order are backed up at once, from the newest values of all others: fewer, wider steps.
@@ -48,7 +48,7 @@ def value_iteration(
     Returns a Solution. Raises ValueError for gamma = 1, tol <= 0, block < 1 or an order that names no state.
     Source: Sutton and Barto (2018), section 4.4; Bertsekas (2012), section 2.6.1; stopping rule: `dp.bounds`.
     """
-    require_discount(mdp.gamma, "value_iteration")
+    require_model(mdp, "value_iteration")
     require_at_least(1, max_iters, "max_iters")
     require_at_least(1, block, "block")
     order, tol = _sweeps(mdp, order), tolerance(tol, mdp.R.dtype)

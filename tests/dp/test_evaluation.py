@@ -230,3 +230,16 @@ def test_undiscounted_rows_that_gain_mass_certify_nothing():
     solution = dp.evaluate(dp.make_mdp(P, np.ones((3, 1)), 1.0), jnp.zeros(3, int))
     assert not solution.converged
     assert_array_equal(solution.lower, np.full(3, -np.inf))
+
+
+@pytest.mark.parametrize("pi", [[0, 3, 0, 0], [0, -1, 0, 0], UNIFORM / 2, np.full((S, A), [2.0, -1.0, 0.0])], ids=str)
+def test_traced_policies_that_are_none_are_not_certified(random_mdp, pi):
+    # Indices out of range are clamped by JAX, and weights that are no probabilities have a fixed point too.
+    solution = traced(random_mdp(0), jnp.asarray(pi), method="direct")
+    assert not solution.converged
+    assert_array_equal(solution.lower, np.full(S, -np.inf))
+
+
+def test_the_policy_of_a_solution_can_be_evaluated(random_mdp):
+    solved = dp.solve(random_mdp(1))
+    assert_allclose(dp.evaluate(random_mdp(1), solved).v, solved.v, atol=1e-6)

@@ -272,3 +272,37 @@ def test_of_a_fixed_point_of_ones_own(random_mdp):
     slope = jax.grad(lambda mdp: gradients.fixed_point(operator, mdp, jnp.asarray(v))[0])(mdp)
     P = np.asarray(mdp.P)[range(S), ACTIONS]
     assert_allclose(slope.R[:, 0], 0.5 * np.linalg.inv(np.eye(S) - 0.9 * P)[0], rtol=1e-10)
+
+
+# Average reward
+
+
+def test_gain_and_bias_against_finite_differences():
+    mdp, h = dp.problems.taxicab(), 1e-4
+    P = jnp.where(mdp.P > 0, 1.0, 0)
+    along = dp.MDP(P - mdp.P * P.sum(-1, keepdims=True), direction(0).R[:3], jnp.asarray(0.0), None)
+    pi = jnp.asarray(np.where(mdp.mask, 1.0, 0) / np.asarray(mdp.mask).sum(1, keepdims=True))
+
+    def scalar(P, R, pi):
+        solved = dp.average_policy_iteration(mdp._replace(P=P, R=R), tol=1e-11)
+        given = dp.evaluate_average(mdp._replace(P=P, R=R), pi, tol=1e-11)
+        return jnp.stack([solved.gain, jnp.sin(solved.bias).sum(), given.gain, given.bias @ jnp.arange(3.0)])
+
+    value = jax.jit(lambda t: scalar(mdp.P + t * along.P, mdp.R + t * along.R, pi))
+    f = [value(n * h) for n in (-2, -1, 1, 2)]
+    slope = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * h)
+    assert_allclose(jax.jit(jax.jacfwd(value))(0.0), slope, rtol=1e-6)
+    assert_allclose(jax.jit(jax.jacrev(value))(0.0), slope, rtol=1e-6)
+
+
+def test_the_slope_of_the_gain_is_the_stationary_distribution():
+    # In the rewards of the optimal policy, whichever solver found it.
+    mdp = dp.problems.taxicab()
+    P = np.asarray(mdp.P)[range(3), [1, 1, 1]]
+    stationary = np.linalg.lstsq(np.vstack([P.T - np.eye(3), np.ones(3)]), [0, 0, 0, 1], rcond=None)[0]
+    for solve in (dp.relative_value_iteration, dp.average_policy_iteration):
+        slope = jax.grad(lambda R, solve=solve: solve(mdp._replace(R=R)).gain)(mdp.R)
+        assert_allclose(slope[:, 1], stationary, rtol=1e-9)
+        assert_allclose(slope[:, [0, 2]], 0, atol=1e-12)
+        bounds = jax.grad(lambda R, solve=solve: solve(mdp._replace(R=R)).lower)(mdp.R)
+        assert_array_equal(bounds, 0)

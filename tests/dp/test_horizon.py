@@ -337,9 +337,13 @@ def test_an_overflow_on_the_way_is_no_rounding_error():
 @pytest.mark.parametrize("horizon", [0, -1, 2.0, "2", True, None])
 @pytest.mark.usefixtures("unchecked")
 def test_a_horizon_is_a_number_of_stages(random_mdp, horizon):
-    with pytest.raises(ValueError, match=re.escape(f"horizon must be an integer >= 1, got {horizon!r}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"horizon must be an integer >= 1 (static under jit), got {horizon!r}")
+    ):
         finite_horizon(random_mdp(0), horizon)
-    with pytest.raises(ValueError, match=re.escape(f"horizon must be an integer >= 1, got {horizon!r}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"horizon must be an integer >= 1 (static under jit), got {horizon!r}")
+    ):
         evaluate_horizon(random_mdp(0), np.zeros(S, int), horizon)
 
 

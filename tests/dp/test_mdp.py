@@ -154,7 +154,10 @@ def test_induce_makes_a_forbidden_action_worth_minus_infinity():
     [
         ("P[2, 1] sums to 1.5, not to 1", changed(uniform(), (2, 1), 0.5)),
         ("P[0, 0] sums to 0, not to 1", changed(uniform(), (0, 0), 0)),
-        ("P[0, 1] sums to 1.000001, not to 1", changed(uniform(), (0, 1), 1.000001 / 3)),
+        (
+            "P[0, 1] sums to 1.000001, not to 1: off by 1e-06, 1e-08 is allowed; divide",
+            changed(uniform(), (0, 1), 1.000001 / 3),
+        ),
         ("P[1, 0, 2] = -0.1 is a negative probability", changed(uniform(), (1, 0, 2), -0.1)),
         ("P[1, 0, 2] = nan is not finite", changed(uniform(), (1, 0, 2), nan)),
         ("P[2, 1, 0] = inf is not finite", changed(uniform(), (2, 1, 0), inf)),
@@ -281,3 +284,44 @@ def test_rewards_that_overflow_the_dtype_are_refused():
 def test_half_precision_is_refused():
     with pytest.raises(ValueError, match="P must be an array of integers, float32 or float64, got float16"):
         dp.make_mdp(np.ones((1, 1, 1), np.float16), np.zeros((1, 1)), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("message", "change"),
+    [
+        ("R must have shape [2, 2] to fit P, got [2]", {"R": jnp.zeros(2)}),
+        ("R must have shape [2, 2] to fit P, got [2, 3]", {"R": jnp.zeros((2, 3))}),
+        ("P must have shape [S, A, S], got [2, 2, 3]", {"P": jnp.zeros((2, 2, 3))}),
+        ("gamma must have shape [] to fit P, got [3]", {"gamma": jnp.zeros(3)}),
+        ("mask must have shape [2, 2] to fit P, got [2]", {"mask": jnp.ones(2, bool)}),
+        ("P is float64 and gamma is float32: bring them to one dtype", {"gamma": jnp.asarray(0.5, np.float32)}),
+        ("P is float64 and R is int64: bring them to one dtype", {"R": jnp.zeros((2, 2), int)}),
+        ("P must be of floats, got int64", {"P": jnp.zeros((2, 2, 2), int)}),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_models_made_by_hand_are_checked_by_the_solvers(message, change):
+    mdp = dp.MDP(jnp.full((2, 2, 2), 0.5), jnp.zeros((2, 2)), jnp.asarray(0.5))._replace(**change)
+    solvers = (dp.solve, dp.value_iteration, dp.policy_iteration, dp.relative_value_iteration, jax.jit(dp.solve))
+    for solve in (*solvers, lambda mdp: dp.evaluate(mdp, np.zeros(2, int))):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            solve(mdp)
+
+
+def test_many_models_are_for_vmap():
+    mdps = dp.stack([dp.problems.space_exploration()] * 2)
+    with pytest.raises(
+        ValueError, match=re.escape("solve takes one MDP, P has shape [2, 3, 2, 3]; for many, jax.vmap")
+    ):
+        dp.solve(mdps)
+
+
+def test_a_discount_may_be_a_number():
+    mdp = dp.problems.space_exploration()
+    assert dp.solve(mdp._replace(gamma=0.5)).converged
+    assert jax.jit(lambda gamma: dp.solve(mdp._replace(gamma=gamma)))(0.5).converged
+
+
+def test_transitions_in_another_order_are_recognised():
+    with pytest.raises(ValueError, match=re.escape("it looks like [A, S, S]: take P.transpose(1, 0, 2)")):
+        dp.make_mdp(np.tile(np.eye(3), (2, 1, 1)), np.zeros((3, 2)), 0.5)
