@@ -132,7 +132,8 @@ def spread(v: Float[Array, " S"], Tv: Float[Array, " S"], modulus: Modulus) -> S
     rounding = e + 8 * eps * (reach + jnp.abs(up) + jnp.abs(down) + e)
     highest = jnp.where(up >= 0, largest, smallest) * up + rounding
     lowest = jnp.where(down <= 0, largest, smallest) * down - rounding
-    gap = (highest - lowest) * (1 + 4 * eps) + 4 * eps * reach
+    # What is printed, T v plus a shift, rounds with the size of both.
+    gap = (highest - lowest) * (1 + 4 * eps) + 4 * eps * (reach + jnp.abs(highest) + jnp.abs(lowest))
     known = contracts & (smallest >= 0) & jnp.isfinite(gap)
     # max|v_*| is at least this, however far v may be: a loop must not give up because of the size of a bad start.
     # Where v is largest, T v is at least v + d⁻, and v_* at least that and the lowest shift.

@@ -36,10 +36,9 @@ def require_model(mdp: MDP, solver: str, *, discounted: bool = True) -> None:
     for name, other in dtypes.items():
         if other != dtype and not _is_weak(getattr(mdp, name)):
             raise ValueError(f"P is {dtype} and {name} is {other}: bring them to one dtype, or use dp.make_mdp")
-    gamma = mdp.gamma
-    if discounted and not isinstance(gamma, Tracer) and (np.asarray(gamma) >= 1).any():
+    if discounted and not isinstance(mdp.gamma, Tracer) and float(np.asarray(mdp.gamma)) >= 1:
         raise ValueError(
-            f"{solver} needs gamma < 1, got gamma = {float(np.max(gamma)):.10g}; without a discount there are "
+            f"{solver} needs gamma < 1, got gamma = {float(np.asarray(mdp.gamma)):.10g}; without a discount there are "
             "dp.finite_horizon, dp.evaluate of a policy that ends, and dp.relative_value_iteration"
         )
 
@@ -97,6 +96,8 @@ def start_policy(mdp: MDP, start: Any) -> tuple[Int[Array, " S"] | None, Float[A
     if isinstance(start, Solution):
         policy = start.policy if start.policy.ndim == 1 else jnp.argmax(start.q, axis=1)
         return require_actions(mdp, policy), start_values(mdp, start)
+    if isinstance(start, tuple) and type(start) is not tuple:
+        raise ValueError(f"start must be values, a policy, a pair of both or a Solution, got {type(start).__name__}")
     if isinstance(start, tuple):
         policy, v = start
         return require_actions(mdp, policy), start_values(mdp, v)
@@ -125,8 +126,8 @@ def require_policy(mdp: MDP, policy: ArrayLike | Solution) -> Policy:
         raise ValueError(f"a policy of shape {[S]} holds actions and must be of integers, got {policy.dtype}")
     if policy.ndim == 2 and not jnp.issubdtype(policy.dtype, jnp.floating):
         raise ValueError(f"a policy of shape {[S, A]} holds probabilities and must be of floats, got {policy.dtype}")
-    if isinstance(policy, Tracer) or isinstance(mdp.mask, Tracer):
-        return jnp.asarray(policy)
+    if isinstance(policy, Tracer):
+        return policy
     pi = np.asarray(policy)
     if pi.ndim == 1:
         if ((pi < 0) | (pi >= A)).any():
@@ -138,7 +139,7 @@ def require_policy(mdp: MDP, policy: ArrayLike | Solution) -> Policy:
     if wrong.any():
         s = int(np.argmax(wrong))
         raise ValueError(f"policy[{s}] = {pi[s]} is not a distribution over actions: it sums to {rows[s]:.10g}")
-    if mdp.mask is not None and (pi[~np.asarray(mdp.mask)] > 0).any():
+    if mdp.mask is not None and not isinstance(mdp.mask, Tracer) and (pi[~np.asarray(mdp.mask)] > 0).any():
         s, a = np.argwhere((pi > 0) & ~np.asarray(mdp.mask))[0]
         raise ValueError(f"policy takes action {a} in state {s}, which the mask forbids")
     return jnp.asarray(policy)

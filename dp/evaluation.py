@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from dp import bellman, linear
+from dp import bellman, linear, transitions
 from dp.bounds import Bounds, enclose, enclose_transient, modulus_of_chain
 from dp.checks import require_at_least, require_model, require_policy, start_values, tolerance
 from dp.fixed_point import sweep, until_certified
@@ -17,6 +17,9 @@ from dp.mdp import MDP, MRP, Count, Policy, Scalar, induce
 from dp.solution import Backup, Solution, conclude
 
 Method = Literal["direct", "sweeps", "gmres", "bicgstab"]
+# How long to look for the expected number of steps before a chain counts as endless.
+MOST_SWEEPS, MOST_CALLS = 100_000, 200
+
 METHODS = ("direct", "sweeps", "gmres", "bicgstab")
 
 
@@ -51,29 +54,43 @@ def evaluate(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     require_model(mdp, "evaluate", discounted=False)
-    gamma = 0.0 if isinstance(mdp.gamma, Tracer) else float(np.max(np.asarray(mdp.gamma)))
-    if gamma > 1:
+    # Whether γ = 1 decides which bounds are made; where it cannot be seen, both are.
+    gamma = None if isinstance(mdp.gamma, Tracer) else float(np.asarray(mdp.gamma))
+    if gamma is not None and gamma > 1:
         raise ValueError(f"evaluate needs gamma <= 1, got gamma = {gamma:.10g}")
+    discounted = None if gamma is None else gamma < 1
     policy = require_policy(mdp, policy)
+    policy = policy.astype(int if policy.ndim == 1 else mdp.R.dtype)
     require_at_least(1, max_iters, "max_iters")
     tol = tolerance(tol, mdp.R.dtype)
-    return _evaluate(mdp, policy, start_values(mdp, start), tol, max_iters, method=method, discounted=gamma < 1)
+    return _evaluate(mdp, policy, start_values(mdp, start), tol, max_iters, method=method, discounted=discounted)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "discounted"))
-def _evaluate(mdp: MDP, policy: Policy, v0, tol, max_iters, *, method: Method, discounted: bool) -> Solution:
+def _evaluate(mdp: MDP, policy: Policy, v0, tol, max_iters, *, method: Method, discounted: bool | None) -> Solution:
     fixed, pi, v0 = jax.lax.stop_gradient((mdp, policy, v0))
     chain = induce(fixed, pi)
     # Traced policies were not checked at the door. What is no policy has no value.
     chain = chain._replace(r=jnp.where(is_policy(pi, mdp.R.shape[1]), chain.r, -jnp.inf))
     modulus = modulus_of_chain(fixed, pi, chain)
     kind: linear.Krylov = "gmres" if method == "gmres" else "bicgstab"
-    # Undiscounted, the bounds are weighted by the expected time to the end, which any method finds well enough.
-    ones = jnp.ones_like(chain.r)
-    steps = None if discounted else _expected_steps(chain._replace(r=ones), None if method == "direct" else kind)
 
     def bound(v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Bounds:
-        return enclose(v, Tv, modulus) if steps is None else enclose_transient(v, Tv, steps, chain, modulus)
+        if steps is None:
+            return enclose(v, Tv, modulus)
+        undiscounted = enclose_transient(v, Tv, steps, chain, modulus)
+        if discounted is False:
+            return undiscounted
+        both = enclose(v, Tv, modulus), undiscounted
+        return jax.tree.map(lambda one, other: jnp.where(modulus.largest < 1, one, other), *both)
+
+    # Undiscounted, the bounds are weighted by the expected number of steps to the end.
+    ones = jnp.ones_like(chain.r)
+    if discounted:
+        steps = None
+    else:
+        find = functools.partial(_expected_steps, chain._replace(r=ones), method=method)
+        steps = jax.lax.cond(modulus.largest < 1, lambda: ones, find)
 
     def back_up(v: Float[Array, " S"], policy: Policy) -> Backup:
         Tv = bellman.sweep(chain, v)
@@ -98,12 +115,25 @@ def is_policy(pi: Policy, actions: int) -> Bool[Array, " S"]:
     """Return, for every state, whether π names an action or gives probabilities."""
     if pi.ndim == 1:
         return (pi >= 0) & (pi < actions)
-    slack = max(1e-8, 100 * float(jnp.finfo(pi.dtype).eps))
-    return (jnp.abs(jnp.sum(pi, axis=1) - 1) <= slack) & jnp.all(pi >= 0, axis=1)
+    # It may have been made in float32 for a model in float64.
+    return (jnp.abs(jnp.sum(pi, axis=1) - 1) <= 1e-5) & jnp.all(pi >= 0, axis=1)
 
 
-def _expected_steps(chain: MRP, kind: linear.Krylov | None) -> Float[Array, " S"]:
-    """Return about `(I - γ P)^{-1} 1`: by elimination, or by a Krylov method that stores no matrix."""
-    if kind is None:
+def _expected_steps(chain: MRP, *, method: Method) -> Float[Array, " S"]:
+    """Return a w with `w - γ P w >= 1/2`, about `(I - γ P)^{-1} 1`; whatever came last where the chain does not end."""
+    if method == "direct":
         return linear.direct(chain)
-    return jax.lax.fori_loop(0, 10, lambda _, w: linear.krylov(chain, w, method=kind, forcing=0.01), chain.r)
+    most = MOST_SWEEPS if method == "sweeps" else MOST_CALLS
+
+    def unfinished(state: tuple) -> Bool[Array, ""]:
+        w, k = state
+        left = w - chain.gamma * transitions.apply(chain.P, w)
+        return (jnp.min(left) < 0.5) & jnp.all(jnp.isfinite(w)) & (k < most)
+
+    def improve(state: tuple) -> tuple:
+        w, k = state
+        # Not BiCGStab, which breaks down on chains as plain as states in a row.
+        swept = method == "sweeps"
+        return bellman.sweep(chain, w) if swept else linear.krylov(chain, w, method="gmres", forcing=0.01), k + 1
+
+    return jax.lax.while_loop(unfinished, improve, (chain.r, jnp.asarray(0)))[0]

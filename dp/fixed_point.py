@@ -57,7 +57,7 @@ def until_certified(
     *,
     tol: Scalar,
     max_iters: Count,
-    patience: int = PATIENCE,
+    patience: Count = PATIENCE,
     settled: Callable[[Backup, Backup], Bool[Array, ""]] = lambda old, new: jnp.asarray(False),
     memory: Any = (),
 ) -> tuple[Backup, Int[Array, ""]]:

@@ -152,8 +152,7 @@ def conclude(
     """
     h, _, policy, known = end.step
     gain, bias = gain_and_bias(mdp, policy if of_policy is None else of_policy, known.mid, h - h[0])
-    # A shift of the certified backup, so that the policy stays greedy in it.
-    q = bellman.action_values(mdp, bias + h[0]) - (gain + h[0])
+    q = bellman.action_values(mdp, bias) - gain
     return Average(
         gain=gain,
         bias=bias,

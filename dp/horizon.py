@@ -170,7 +170,7 @@ def _require_plan(mdp: MDP, policy: ArrayLike, horizon: int) -> Plan:
         mask = None if mdp.mask is None else np.broadcast_to(np.asarray(mdp.mask), (horizon, S, A))
         for t, pi in enumerate(np.broadcast_to(np.asarray(policy), (horizon, *shape))):
             try:
-                require_policy(_one_stage(mdp)._replace(mask=None if mask is None else jnp.asarray(mask[t])), pi)
+                require_policy(_one_stage(mdp)._replace(mask=None if mask is None else mask[t]), pi)
             except ValueError as error:
                 raise ValueError(f"in stage {t}, {error}") from None
     plan = jnp.broadcast_to(policy, (horizon, *shape))

@@ -64,7 +64,7 @@ def _prioritised_sweeping(mdp: MDP, v0, updates, tol, max_iters) -> Solution:
         tol=tol,
         max_iters=max_iters,
         # With few updates at a time a large model takes many before the last state has had its turn.
-        patience=PATIENCE * mdp.R.shape[0],
+        patience=PATIENCE * -(-mdp.R.shape[0] // updates),
         memory=memory,
     )
     return conclude(mdp, enclose(end.v, end.Tv, contraction), end.policy, iterations, tol)

@@ -5,7 +5,8 @@
     what it maximises  E_π[Σ_t γ^t (R_{t+1} + τ H(π(·|S_t)))],      H(π) = -Σ_a π(a) log π(a)
 
 T_τ is monotone and contracts as T does, so that the same certificate holds. As τ -> 0 it becomes T:
-`T v <= T_τ v <= T v + τ log A`, hence `v_* <= v_τ <= v_* + τ log A / (1 - γ)`. A forbidden action has probability 0.
+`T v <= T_τ v <= T v + τ log A`, hence `v_* <= v_τ <= v_* + τ log A / (1 - γ)`. A forbidden action has probability 0,
+and where the episode has ended v = 0: no action is taken there any more, whatever the policy says.
 Unlike v_*, v_τ is smooth in R, P, γ and τ everywhere. Source: Ziebart (2010); Geist, Scherrer and Pietquin (2019).
 """
 
@@ -15,9 +16,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from dp import bellman, linear
+from dp import bellman, linear, transitions
 from dp.bounds import Modulus, enclose, modulus, spread
 from dp.checks import require_at_least, require_model, require_positive, start_values, tolerance
 from dp.fixed_point import sweep, until_certified
@@ -40,7 +43,13 @@ def soft_policy(q: Float[Array, "S A"], temperature: Scalar) -> Float[Array, "S 
 
 def soft_optimality(mdp: MDP, v: Float[Array, " S"], temperature: Scalar) -> Float[Array, " S"]:
     """`T_τ v(s) = τ log Σ_a exp((R(s, a) + γ Σ_s' p(s'|s, a) v(s')) / τ)`: the soft Bellman operator, shape [S]."""
-    return soft_state_values(bellman.action_values(mdp, v), temperature)
+    return jnp.where(ended(mdp), 0, soft_state_values(bellman.action_values(mdp, v), temperature))
+
+
+def ended(mdp: MDP) -> Bool[Array, " S"]:
+    """Return where the episode has ended: no way on and no reward. No action is taken there, no entropy won."""
+    goes_on = (transitions.mass(mdp.P) != 0) | (mdp.R != 0)
+    return ~jnp.any(goes_on if mdp.mask is None else goes_on & mdp.mask, axis=1)
 
 
 def entropy(policy: Float[Array, "S A"]) -> Float[Array, " S"]:
@@ -104,17 +113,20 @@ def soft_policy_iteration(
 @functools.partial(jax.jit, static_argnames="exact")
 def _soft(mdp: MDP, v0, temperature, tol, max_iters, *, exact: bool) -> Solution:
     fixed, v0, tau = jax.lax.stop_gradient((mdp, v0, temperature))
-    contraction = soft_modulus(fixed, tau)
+    contraction, over = soft_modulus(fixed, tau), ended(fixed)
+
+    def backed_up(q: Float[Array, "S A"]) -> Float[Array, " S"]:
+        return jnp.where(over, 0, soft_state_values(q, tau))
 
     def back_up(v: Float[Array, " S"], policy: Any) -> Backup:
         q = bellman.action_values(fixed, v)
-        Tv = soft_state_values(q, tau)
+        Tv = backed_up(q)
         known = spread(v, Tv, contraction)
         return Backup(v, Tv, soft_policy(q, tau), known.gap, known.floor)
 
     def newton(k: Int[Array, ""], backup: Backup, memory: tuple) -> tuple[Float[Array, " S"], tuple]:
         chain = induce(fixed, backup.policy)
-        return linear.direct(chain._replace(r=chain.r + tau * entropy(backup.policy))), memory
+        return linear.direct(chain._replace(r=chain.r + jnp.where(over, 0, tau * entropy(backup.policy)))), memory
 
     end, iterations = back_up(v0, None), jnp.asarray(1)
     if exact:
@@ -127,7 +139,7 @@ def _soft(mdp: MDP, v0, temperature, tol, max_iters, *, exact: bool) -> Solution
         end.policy,
         iterations + more - 1,
         tol,
-        backed_up=lambda q: soft_state_values(q, tau),
+        backed_up=backed_up,
         operator=SOFT,
         theta=(mdp, temperature),
     )
@@ -151,6 +163,8 @@ def soft_modulus(mdp: MDP, temperature: Float[Array, ""]) -> Modulus:
 def _require(mdp: MDP, start, temperature, tol, max_iters, solver: str) -> tuple:
     require_model(mdp, solver)
     require_at_least(1, max_iters, "max_iters")
-    require_positive(temperature, "temperature")
+    # In the dtype of the MDP it may vanish.
+    concrete = not isinstance(temperature, Tracer)
+    require_positive(float(np.asarray(temperature, mdp.R.dtype)) if concrete else temperature, "temperature")
     temperature = jnp.asarray(temperature, mdp.R.dtype)
     return start_values(mdp, start), temperature, tolerance(tol, mdp.R.dtype), max_iters

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import dp
-from dp.bounds import modulus
+from dp.bounds import enclose, modulus, spread
 
 bounds = jax.jit(dp.bounds)
 
@@ -152,3 +152,21 @@ def test_an_overflow_that_the_maximum_hides():
     mdp = dp.make_mdp(np.array([[[1 + 1e-9], [0.0]]]), np.array([[0.1 * huge, -0.3 * huge]]), 0.1, substochastic=True)
     found = bounds(mdp, jnp.array([-huge]))
     assert found.upper >= 0.1 * huge
+
+
+def test_the_gap_of_the_loop_is_at_least_the_printed_one():
+    # From far away the shifts are large beside the values, and what is printed rounds with them.
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        dtype = [np.float32, np.float64][seed % 2]
+        mdp = loop(rng.normal() * 10.0 ** rng.uniform(0, 6), rng.uniform(0.8, 1), dtype)
+        v = jnp.asarray(rng.normal(size=1) * rng.choice([0, 1e6]), dtype)
+        scalar, printed = both_gaps(mdp, v)
+        assert scalar >= printed
+
+
+@jax.jit
+def both_gaps(mdp, v):
+    contraction = modulus(*mdp)
+    Tv = dp.optimality(mdp, v)
+    return spread(v, Tv, contraction).gap, enclose(v, Tv, contraction).gap

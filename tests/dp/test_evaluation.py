@@ -243,3 +243,44 @@ def test_traced_policies_that_are_none_are_not_certified(random_mdp, pi):
 def test_the_policy_of_a_solution_can_be_evaluated(random_mdp):
     solved = dp.solve(random_mdp(1))
     assert_allclose(dp.evaluate(random_mdp(1), solved).v, solved.v, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["gmres", "sweeps"])
+def test_undiscounted_within_jit_and_grad(method):
+    # Where γ cannot be seen both kinds of bounds are made. d v / d γ = (I - P)^{-1} P v.
+    mdp = gamblers_ruin(6)
+    P = np.asarray(mdp.P)[:, 0]
+
+    def total(gamma):
+        solution = dp.evaluate(mdp._replace(gamma=gamma), jnp.zeros(6, int), method=method, tol=1e-9)
+        return solution.v.sum(), solution.converged
+
+    (value, converged), slope = jax.jit(jax.value_and_grad(total, has_aux=True))(1.0)
+    duration = (np.arange(6) + 1.0) * (6 - np.arange(6))
+    assert converged
+    assert_allclose(value, duration.sum(), atol=1e-8)
+    assert_allclose(slope, np.linalg.solve(np.eye(6) - P, P @ duration).sum(), rtol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["gmres", "bicgstab"])
+def test_states_in_a_row_are_no_trap_for_krylov(method):
+    # s -> s + 1 -> ... -> end: BiCGStab breaks down on it, and the sweeps that replace it go on.
+    mdp = dp.make_mdp(np.eye(100, k=1)[:, None], np.ones(100), 1, substochastic=True)
+    solution = dp.evaluate(mdp, jnp.zeros(100, int), method=method)
+    assert solution.converged
+    assert_allclose(solution.v, 100 - np.arange(100), atol=1e-6)
+
+
+def test_a_concrete_policy_is_checked_beside_a_traced_mask(random_mdp):
+    mdp = random_mdp(0, mask=np.arange(12).reshape(S, A) != 5)
+    with pytest.raises(ValueError, match=re.escape("policy[1] = 7 is not an action: there are 3")):
+        jax.jit(lambda mdp: dp.evaluate(mdp, np.array([1, 7, 0, 0])))(mdp)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_policies_of_other_dtypes(random_mdp):
+    mdp = random_mdp(0, dtype=np.float32)
+    for method in ("direct", "sweeps"):
+        found = dp.evaluate(mdp, np.full((S, A), 1 / 3), method=method)
+        assert found.converged and found.v.dtype == np.float32
+        assert dp.evaluate(mdp, np.zeros(S, np.uint8), method=method).converged

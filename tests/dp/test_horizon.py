@@ -401,6 +401,12 @@ def test_masks_of_stages_forbid_in_their_stage():
         evaluate_horizon(mdp, policies(staged(1))["actions"], H)
 
 
+def test_masks_forbid_within_jit_too(random_mdp):
+    mdp = random_mdp(0, mask=np.arange(S * 3).reshape(S, 3) != 4)
+    with pytest.raises(ValueError, match="in stage 0, policy takes action 1 in state 1, which the mask forbids"):
+        jax.jit(lambda: evaluate_horizon(mdp, np.ones(S, int), 2))()
+
+
 def test_tolerances_are_positive(random_mdp):
     for tol in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="tol must be positive and finite"):

@@ -325,3 +325,15 @@ def test_a_discount_may_be_a_number():
 def test_transitions_in_another_order_are_recognised():
     with pytest.raises(ValueError, match=re.escape("it looks like [A, S, S]: take P.transpose(1, 0, 2)")):
         dp.make_mdp(np.tile(np.eye(3), (2, 1, 1)), np.zeros((3, 2)), 0.5)
+
+
+def test_a_gamma_of_one_is_refused_within_jit_too():
+    mdp = dp.problems.gridworld_4_1()
+    with pytest.raises(ValueError, match="solve needs gamma < 1, got gamma = 1; without a discount there are"):
+        jax.jit(lambda: dp.solve(mdp))()
+
+
+def test_an_average_is_no_start_for_a_discounted_solver():
+    found = dp.relative_value_iteration(dp.problems.taxicab())
+    with pytest.raises(ValueError, match="start must be values, a policy, a pair of both or a Solution, got Average"):
+        dp.solve(dp.problems.taxicab(), found)

@@ -53,6 +53,15 @@ def test_any_number_of_updates_converges(random_mdp, updates):
     assert_allclose(solution.v, dp.policy_iteration(mdp).v, atol=1e-6)
 
 
+def test_tol_beneath_the_floor_ends_soon():
+    mdp = jax.tree.map(lambda x: x.astype(np.float32), dp.problems.garnet(32, 2, 3, gamma=0.95, seed=0))
+    reached = dp.prioritised_sweeping(mdp, tol=1e-9)
+    # A little less than it reaches is out of reach, and not yet beneath the floor.
+    again = dp.prioritised_sweeping(mdp, tol=0.98 * float((reached.upper - reached.lower).max()))
+    assert not reached.converged
+    assert again.converged or again.iterations < 3000
+
+
 def test_bad_settings(random_mdp):
     with pytest.raises(ValueError, match=r"updates must be at least 1, got 0"):
         dp.prioritised_sweeping(random_mdp(0), updates=0)

@@ -96,7 +96,9 @@ def test_operators():
     assert_allclose(entropy(pi), [np.log(2), 0, 0], atol=1e-15)
     mdp = dp.problems.space_exploration()
     v = jnp.array([1.0, 2.0, 0.0])
-    assert_allclose(dp.soft_optimality(mdp, v, 0.3), soft_state_values(dp.action_values(mdp, v), 0.3))
+    # In D the episode has ended: there is nothing to choose.
+    expected = soft_state_values(dp.action_values(mdp, v), 0.3).at[2].set(0)
+    assert_allclose(dp.soft_optimality(mdp, v, 0.3), expected)
 
 
 def test_actions_alike_are_taken_alike():
@@ -134,3 +136,22 @@ def test_a_traced_temperature_that_is_none_certifies_nothing(random_mdp, bad):
     solution = jax.jit(lambda tau: dp.soft_value_iteration(random_mdp(0), temperature=tau))(bad)
     assert not solution.converged
     assert not np.isfinite(solution.lower).any()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_episode_that_has_ended_is_worth_nothing(solver):
+    # The same problem with a terminal state and without it: no entropy is won after the end.
+    P = np.array([[[0, 1.0], [0.5, 0.5]], [[0, 0], [0, 0]]])
+    R = np.array([[1.0, 0.6], [0, 0]])
+    ends = dp.make_mdp(P, R, 0.9, terminal=np.array([False, True]))
+    alone = dp.make_mdp(P[:1, :, :1], R[:1], 0.9, substochastic=True)
+    one, other = (SOLVERS[solver](mdp, temperature=1.0) for mdp in (ends, alone))
+    assert_allclose(one.v, [other.v[0], 0], atol=1e-6)
+    assert_allclose(one.policy[0], other.policy[0], atol=1e-6)
+    slope = jax.grad(lambda tau: SOLVERS[solver](ends, temperature=tau).v.sum())(1.0)
+    assert_allclose(slope, jax.grad(lambda tau: SOLVERS[solver](alone, temperature=tau).v.sum())(1.0), rtol=1e-5)
+
+
+def test_a_temperature_that_vanishes_in_the_dtype(random_mdp):
+    with pytest.raises(ValueError, match=r"temperature must be positive and finite, got 0\.0"):
+        dp.soft_value_iteration(random_mdp(0, dtype=np.float32), temperature=1e-60)
