@@ -37,7 +37,7 @@ class History(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """What `until_certified` carries: the backup, how many so far, the best gap and the steps since, settled or not.
+    """What `until_certified` carries: the backup, how many so far, the best gap and the steps since.
 
     memory: what the solver itself carries from step to step.
     """
@@ -46,7 +46,6 @@ class Loop(NamedTuple):
     iterations: Int[Array, ""]
     best: Float[Array, ""]
     since: Int[Array, ""]
-    settled: Bool[Array, ""]
     memory: Any
 
 
@@ -58,20 +57,19 @@ def until_certified(
     tol: Scalar,
     max_iters: Count,
     patience: Count = PATIENCE,
-    settled: Callable[[Backup, Backup], Bool[Array, ""]] = lambda old, new: jnp.asarray(False),
     memory: Any = (),
 ) -> tuple[Backup, Int[Array, ""]]:
     """Repeat `v, memory <- advance(k, backup, memory); backup <- back_up(v, policy)` until `gap <= tol`.
 
     It also ends when the gap is within twice the floor of rounding and that floor is above tol, when the gap is not
-    finite, when `settled(old, new)` says so, after `patience` steps without a smaller gap, or after max_iters backups.
+    finite, after `patience` steps without a smaller gap, or after max_iters backups.
     Under vmap, lanes that have ended keep their answer while others go on.
     """
 
     def unfinished(loop: Loop) -> Bool[Array, ""]:
         gap, floor = loop.backup.gap, loop.backup.floor
         target = jnp.where(floor < tol, tol, 2 * floor)
-        promising = jnp.isfinite(gap) & (loop.since < patience) & ~loop.settled
+        promising = jnp.isfinite(gap) & (loop.since < patience)
         return (gap > target) & promising & (loop.iterations < max_iters)
 
     def step(loop: Loop) -> Loop:
@@ -84,11 +82,10 @@ def until_certified(
             iterations=loop.iterations + 1,
             best=jnp.where(better, new.gap, loop.best),
             since=jnp.where(better, 0, loop.since + 1),
-            settled=settled(old, new),
             memory=memory,
         )
 
-    begin = Loop(start, jnp.asarray(1), start.gap, jnp.asarray(0), jnp.asarray(False), memory)
+    begin = Loop(start, jnp.asarray(1), start.gap, jnp.asarray(0), memory)
     end = jax.lax.while_loop(unfinished, step, begin)
     return end.backup, end.iterations
 

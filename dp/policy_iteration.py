@@ -29,7 +29,7 @@ from dp.checks import (
     tolerance,
 )
 from dp.evaluation import partial_evaluation
-from dp.fixed_point import PATIENCE, History, history, sweep, until_certified
+from dp.fixed_point import History, history, until_certified
 from dp.linear import Krylov, direct, krylov
 from dp.mdp import MDP, MRP, Count, Scalar, induce
 from dp.solution import Backup, Solution, conclude
@@ -37,6 +37,9 @@ from dp.solution import Backup, Solution, conclude
 # Adaptive sweeps end when the spread of the changes has shrunk so far, or after so many.
 SHRINKAGE = 0.1
 MOST_SWEEPS = 500
+
+# After so many inexact evaluations without a smaller gap sweeps take over, until there is one.
+INEXACT_PATIENCE = 50
 
 
 def policy_iteration(mdp: MDP, start: Any = None, *, tol: Scalar | None = None, max_iters: Count = 100_000) -> Solution:
@@ -57,11 +60,11 @@ def _policy_iteration(mdp: MDP, policy0, v0, tol, max_iters) -> Solution:
     def value(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
         return direct(chain)
 
-    def settled(old: Backup, new: Backup) -> Bool[Array, ""]:
-        # After exact evaluation the same policy gives the same values again.
-        return (old.policy == new.policy).all()
+    def stalled(backup: Backup, evaluated: Int[Array, " S"]) -> tuple[Bool[Array, ""], Int[Array, " S"]]:
+        # The same policy has the same values again. What is left is what elimination left of them.
+        return (backup.policy == evaluated).all(), backup.policy
 
-    return _iterate(mdp, policy0, v0, value, tol, max_iters, settled=settled)
+    return _iterate(mdp, policy0, v0, value, tol, max_iters, stalled=stalled, memory=lambda start: start.policy)
 
 
 def modified_policy_iteration(
@@ -145,8 +148,16 @@ def _inexact(mdp: MDP, policy0, v0, forcing, tol, max_iters, *, method: Krylov) 
     def value(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
         return krylov(chain, v, method=method, forcing=forcing)
 
-    # Nothing proves that inexact evaluations converge; so far they always did.
-    return _iterate(mdp, policy0, v0, value, tol, max_iters, patience=50)
+    def stalled(backup: Backup, memory: tuple) -> tuple[Bool[Array, ""], tuple]:
+        # Nothing proves that inexact evaluations converge; so far they always did.
+        best, since = memory
+        since = jnp.where(backup.gap < best, 0, since + 1)
+        return since >= INEXACT_PATIENCE, (jnp.minimum(best, backup.gap), since)
+
+    def memory(start: Backup) -> tuple:
+        return jnp.full_like(start.gap, jnp.inf), jnp.asarray(0)
+
+    return _iterate(mdp, policy0, v0, value, tol, max_iters, stalled=stalled, memory=memory)
 
 
 def _iterate(
@@ -157,10 +168,13 @@ def _iterate(
     tol: Float[Array, ""] | float,
     max_iters: Int[Array, ""] | int,
     *,
-    patience: int = PATIENCE,
-    settled: Callable[[Backup, Backup], Bool[Array, ""]] = lambda old, new: jnp.asarray(False),
+    stalled: Callable[[Backup, Any], tuple[Bool[Array, ""], Any]] | None = None,
+    memory: Callable[[Backup], Any] = lambda start: (),
 ) -> Solution:
-    """Evaluate by `evaluate(chain of π, v, T v)` and improve until certified; sweep where that stands still."""
+    """Evaluate by `evaluate(chain of π, v, T v)` and improve until certified; sweep instead where that has `stalled`.
+
+    Sweeps converge from anywhere. memory: what `stalled` remembers, at the start.
+    """
     fixed, v0 = jax.lax.stop_gradient((mdp, v0))
     contraction = modulus(*fixed)
 
@@ -170,17 +184,21 @@ def _iterate(
         known = spread(v, Tv, contraction)
         return Backup(v, Tv, bellman.improve(q, policy), known.gap, known.floor)
 
-    def advance(k: Int[Array, ""], backup: Backup, memory: tuple) -> tuple[Float[Array, " S"], tuple]:
-        return evaluate(induce(fixed, backup.policy), backup.v, backup.Tv), memory
+    def improved(backup: Backup) -> Float[Array, " S"]:
+        return evaluate(induce(fixed, backup.policy), backup.v, backup.Tv)
+
+    def advance(k: Int[Array, ""], backup: Backup, memory: Any) -> tuple[Float[Array, " S"], Any]:
+        if stalled is None:
+            return improved(backup), memory
+        stands, memory = stalled(backup, memory)
+        return jax.lax.cond(stands, lambda backup: backup.Tv, improved, backup), memory
 
     policy = bellman.greedy(fixed, v0) if policy0 is None else policy0
     chain = induce(fixed, policy)
     start = back_up(evaluate(chain, v0, bellman.sweep(chain, v0)), policy)
-    until = functools.partial(until_certified, back_up=back_up, tol=tol)
-    first, most = until(advance, start=start, max_iters=max_iters, patience=patience, settled=settled)
-    # Sweeps converge from anywhere. They polish what elimination left, and go on where evaluations run in a circle.
-    end, more = until(sweep, start=first, max_iters=max_iters - most + 1)
-    return conclude(mdp, enclose(end.v, end.Tv, contraction), end.policy, most + more - 1, tol)
+    first = memory(start._replace(policy=policy))
+    end, iterations = until_certified(advance, back_up, start, tol=tol, max_iters=max_iters, memory=first)
+    return conclude(mdp, enclose(end.v, end.Tv, contraction), end.policy, iterations, tol)
 
 
 def policy_iteration_history(
