@@ -27,6 +27,7 @@ SOLVERS = {
     "soft": lambda mdp: dp.soft_value_iteration(mdp, temperature=0.1),
     "soft, exact": lambda mdp: dp.soft_policy_iteration(mdp, temperature=0.1),
 }
+RARE = ("prioritised", "adaptive", "gmres", "soft")  # for these compiling takes long
 AXES = {
     "gamma": dp.MDP(None, None, 0, None),
     "rewards": dp.MDP(None, 0, None, None),
@@ -63,12 +64,9 @@ def assert_equals_the_loop(together: dp.Solution, alone: list[dp.Solution]) -> N
         ("exact", "rewards"),
         ("exact", "everything"),
         ("modified", "everything"),
-        ("prioritised", "everything"),
+        *(pytest.param(name, "everything", marks=pytest.mark.slow) for name in RARE),
         ("anderson", "everything"),
-        ("adaptive", "everything"),
-        ("gmres", "everything"),
         ("bicgstab", "everything"),
-        ("soft", "everything"),
         ("soft, exact", "everything"),
     ],
 )
@@ -92,7 +90,9 @@ def test_vmap_needs_no_jit(random_mdp):
     assert_equals_the_loop(jax.vmap(dp.value_iteration)(stacked(mdps)), [dp.value_iteration(mdp) for mdp in mdps])
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "solver", [pytest.param(name, marks=pytest.mark.slow if name in RARE else []) for name in SOLVERS]
+)
 def test_a_bad_neighbour_fails_alone(random_mdp, solver):
     good = random_mdp(20)
     bad = [

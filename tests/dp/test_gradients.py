@@ -85,7 +85,13 @@ def pairing(gradient: dp.MDP, along: dp.MDP) -> float:
     return float(sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(along), strict=True)))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+# All solvers conclude in the same place: everyday, one of each kind.
+EVERYDAY = ("value iteration", "policy iteration", "evaluate", "soft policy iteration")
+
+
+@pytest.mark.parametrize(
+    "solver", [pytest.param(name, marks=[] if name in EVERYDAY else pytest.mark.slow) for name in SOLVERS]
+)
 def test_against_finite_differences_and_unrolled_sweeps(random_mdp, solver):
     mdp, h = random_mdp(3, gamma=0.8), 1e-4
     both = value_and_gradient(solver)

@@ -125,6 +125,7 @@ def test_small_run(tmp_path):
     assert (tmp_path / "run" / "tightness.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_processes_find_what_one_finds(tmp_path):
     one, two = (
         certificates.main(mdps=8, solvers=("bounds of any v",), workers=workers, out=tmp_path / f"{workers}")["metrics"]
