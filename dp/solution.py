@@ -32,8 +32,8 @@ class Solution(NamedTuple):
     v: [S], halfway between the bounds. q: [S, A], `R + γ P v`.
     policy: [S], the policy that the certificate is about; its own value lies above `lower` too. (Soft: [S, A].)
     lower, upper: [S], `lower <= v_* <= upper`, rounding included (v_π instead of v_* after `evaluate`).
-    iterations: how often the whole model was backed up (in policy iteration: how many policies were evaluated, and sweeps
-        made after the last).
+    iterations: how often the whole model was backed up (in policy iteration: how many policies were evaluated, and how
+        many sweeps followed where that stood still).
     residual: `max |T v - v|` (T_π after `evaluate`). It can be far smaller than the error: trust the bounds.
     converged: the certificate met the tolerance, `max (upper - lower) <= tol`; |v - v_*| is at most half of it.
         False where max_iters ran out, where a number was not finite, or, long before max_iters, where the dtype cannot
