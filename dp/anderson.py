@@ -67,12 +67,11 @@ def anderson_iteration(
 def _anderson(mdp: MDP, v0, tol, max_iters, *, memory: int) -> Solution:
     fixed, v0 = jax.lax.stop_gradient((mdp, v0))
     contraction = modulus(*fixed)
-    rho = jnp.max(contraction.most)
 
     def advance(k, backup: Backup, memory: Memory) -> tuple[Float[Array, " S"], Memory]:
         f = backup.Tv - backup.v
         residual = jnp.max(jnp.abs(f))
-        accepted = memory.fallback | (residual <= rho * memory.residual)
+        accepted = memory.fallback | (residual <= contraction.largest * memory.residual)
         here = memory.filled % memory.f.shape[0]
         grown = Memory(
             Tv=memory.Tv.at[here].set(backup.Tv),

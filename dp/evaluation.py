@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from dp import bellman, linear, transitions
+from dp import bellman, linear
 from dp.bounds import Bounds, enclose, enclose_transient, modulus_of_chain
 from dp.checks import require_at_least, require_model, require_policy, start_values, tolerance
 from dp.fixed_point import sweep, until_certified
@@ -23,7 +23,7 @@ MOST_SWEEPS, MOST_CALLS = 100_000, 200
 METHODS = ("direct", "sweeps", "gmres", "bicgstab")
 
 
-def partial_evaluation(mrp: MRP, v: Float[Array, " S"], num: int | Int[Array, ""]) -> Float[Array, " S"]:
+def partial_evaluation(mrp: MRP, v: Float[Array, " S"], num: Count) -> Float[Array, " S"]:
     """`T_π^num v`: truncated policy evaluation, `num` synchronous sweeps. Shape [S]."""
     return jax.lax.fori_loop(0, num, lambda _, v: bellman.sweep(mrp, v), v)
 
@@ -127,8 +127,7 @@ def _expected_steps(chain: MRP, *, method: Method) -> Float[Array, " S"]:
 
     def unfinished(state: tuple) -> Bool[Array, ""]:
         w, k = state
-        left = w - chain.gamma * transitions.apply(chain.P, w)
-        return (jnp.min(left) < 0.5) & jnp.all(jnp.isfinite(w)) & (k < most)
+        return (jnp.min(linear.product(chain, w)) < 0.5) & jnp.all(jnp.isfinite(w)) & (k < most)
 
     def improve(state: tuple) -> tuple:
         w, k = state

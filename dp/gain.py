@@ -101,9 +101,9 @@ def enclose_gain(h: Float[Array, " S"], Th: Float[Array, " S"], modulus: Modulus
     upper = rise + 2 * eps * jnp.abs(rise) + e
     lower = fall - 2 * eps * jnp.abs(fall) - e
     gap = (upper - lower) * (1 + 2 * eps)
-    # Sums that overflow on the way are not off by a rounding; rows that lose mass are chains that end.
+    # Rows that lose mass are chains that end.
     complete = defect <= 3 * max(1e-8, 100 * float(eps)) + 8 * modulus.rounding
-    known = complete & jnp.isfinite(gap) & jnp.isfinite(4 * (scale + modulus.rewards))
+    known = complete & jnp.isfinite(gap)
     return Gain(
         lower=jnp.where(known, lower, -jnp.inf),
         mid=rise / 2 + fall / 2,
@@ -168,7 +168,7 @@ def conclude(
 
 def row_defect(modulus: Modulus) -> Float[Array, ""]:
     """`max |mass - 1|`, of a modulus with γ = 1."""
-    return jnp.maximum(jnp.max(modulus.most) - 1, 1 - jnp.min(modulus.least))
+    return jnp.maximum(modulus.largest - 1, 1 - modulus.smallest)
 
 
 def sweep(step: Step, damping: Scalar) -> Float[Array, " S"]:

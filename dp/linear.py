@@ -1,5 +1,6 @@
 """Linear solves with the matrix of a policy, `(I - γ P_π) x = b`: direct, or by Krylov methods on `P @ v` alone."""
 
+import functools
 from typing import Literal
 
 import jax
@@ -31,7 +32,7 @@ def direct(mrp: MRP) -> Float[Array, " S"]:
     """Solve `(I - γ P) v = r` by elimination: O(S³) work, O(S²) memory; differentiable. Shape [S]."""
     A = matrix(mrp)
     return jax.lax.custom_linear_solve(
-        lambda v: v - mrp.gamma * transitions.apply(mrp.P, v),
+        functools.partial(product, mrp),
         mrp.r,
         solve=lambda _, b: _solve(A, b),
         transpose_solve=lambda _, b: _solve(A.T, b),
@@ -46,6 +47,11 @@ def general(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]
         solve=lambda _, b: pivoted(A, b),
         transpose_solve=lambda _, b: pivoted(A.T, b),
     )
+
+
+def product(mrp: MRP, x: Float[Array, " S"]) -> Float[Array, " S"]:
+    """`(I - γ P) x`, by `P @ x` alone. Shape [S]."""
+    return x - mrp.gamma * transitions.apply(mrp.P, x)
 
 
 def matrix(mrp: MRP) -> Float[Array, "S S"]:
@@ -84,7 +90,7 @@ def _correction(mrp: MRP, f: Float[Array, " S"], forcing, *, method: Krylov, max
 
 def _bicgstab(max_iters: int, P, gamma, b, forcing) -> Float[Array, " S"]:
     # Two products an iteration.
-    return bicgstab(lambda x: x - gamma * transitions.apply(P, x), b, tol=forcing, maxiter=max(max_iters // 2, 1))[0]
+    return bicgstab(functools.partial(product, MRP(P, b, gamma)), b, tol=forcing, maxiter=max(max_iters // 2, 1))[0]
 
 
 RESTART = 30  # vectors of length S that GMRES keeps
@@ -95,7 +101,7 @@ def _gmres(max_iters: int, P, gamma, b, forcing) -> Float[Array, " S"]:
     @jax.custom_batching.sequential_vmap
     def run(P, gamma, b, forcing):
         return gmres(
-            lambda x: x - gamma * transitions.apply(P, x),
+            functools.partial(product, MRP(P, b, gamma)),
             b,
             tol=forcing,
             restart=min(RESTART, b.shape[0]),
@@ -131,7 +137,7 @@ def _refined(mrp: MRP) -> Float[Array, " S"]:
         return jnp.where(small, v, jnp.nan)
 
     return jax.lax.custom_linear_solve(
-        lambda v: v - mrp.gamma * transitions.apply(mrp.P, v),
+        functools.partial(product, mrp),
         mrp.r,
         solve=lambda _, b: repeat(mrp.P, b),
         transpose_solve=lambda _, b: repeat(transitions.transpose(mrp.P), b),
@@ -156,7 +162,6 @@ def eliminate(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S
 
     Source: Higham (2002), theorem 9.9 and section 10.1.
     """
-
     S, Ab = A.shape[0], jnp.concatenate([A, b[:, None]], axis=1)
     if S <= UNROLLED:
         return _eliminate_by_hand(Ab)

@@ -99,14 +99,14 @@ def _sweep_while_it_pays(mrp: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]
     Where mass is missing constants do matter; the certificate knows, and more sweeps follow.
     """
 
-    def spread(change: Float[Array, " S"]) -> Float[Array, ""]:
+    def width(change: Float[Array, " S"]) -> Float[Array, ""]:
         return jnp.max(change) - jnp.min(change)
 
-    target = SHRINKAGE * spread(Tv - v)
+    target = SHRINKAGE * width(Tv - v)
 
     def unfinished(state: tuple) -> Bool[Array, ""]:
         v, Tv, k = state
-        return (spread(Tv - v) > target) & (k < MOST_SWEEPS)
+        return (width(Tv - v) > target) & (k < MOST_SWEEPS)
 
     def step(state: tuple) -> tuple:
         _, v, k = state
@@ -165,8 +165,8 @@ def _iterate(
     policy0: Int[Array, " S"] | None,
     v0: Float[Array, " S"],
     evaluate: Callable[[MRP, Float[Array, " S"], Float[Array, " S"]], Float[Array, " S"]],
-    tol: Float[Array, ""] | float,
-    max_iters: Int[Array, ""] | int,
+    tol: Scalar,
+    max_iters: Count,
     *,
     stalled: Callable[[Backup, Any], tuple[Bool[Array, ""], Any]] | None = None,
     memory: Callable[[Backup], Any] = lambda start: (),

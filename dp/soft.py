@@ -31,13 +31,13 @@ from dp.solution import Backup, Solution, conclude
 
 def soft_state_values(q: Float[Array, "S A"], temperature: Scalar) -> Float[Array, " S"]:
     """`τ log Σ_a exp(q(s, a) / τ)`: the soft maximum over actions, shape [S]. τ in units of reward."""
-    top, _, weights = _weights(q, temperature)
+    top, weights = _weights(q, temperature)
     return top + temperature * jnp.log(jnp.sum(weights, axis=1))
 
 
 def soft_policy(q: Float[Array, "S A"], temperature: Scalar) -> Float[Array, "S A"]:
     """`π(a|s) = exp(q(s, a) / τ) / Σ_b exp(q(s, b) / τ)`, shape [S, A]."""
-    _, _, weights = _weights(q, temperature)
+    _, weights = _weights(q, temperature)
     return weights / jnp.sum(weights, axis=1, keepdims=True)
 
 
@@ -57,13 +57,13 @@ def entropy(policy: Float[Array, "S A"]) -> Float[Array, " S"]:
     return -jnp.sum(jax.scipy.special.xlogy(policy, policy), axis=1)
 
 
-def _weights(q: Float[Array, "S A"], temperature: Scalar) -> tuple[Array, Array, Array]:
-    """Return max_a q, `x = (q - max q) / τ` and `exp(x)`; a forbidden action has x = 0 and weight 0."""
+def _weights(q: Float[Array, "S A"], temperature: Scalar) -> tuple[Array, Array]:
+    """Return max_a q and `exp((q - max q) / τ)`; a forbidden action has weight 0."""
     top = jax.lax.stop_gradient(jnp.max(q, axis=1))
     allowed = ~jnp.isneginf(q)
     # Not -inf / τ: its derivative would be NaN.
     x = jnp.where(allowed, q - top[:, None], 0) / temperature
-    return top, x, jnp.where(allowed, jnp.exp(x), 0)
+    return top, jnp.where(allowed, jnp.exp(x), 0)
 
 
 # θ = (mdp, τ). The policy that attains T_τ depends on θ and v: second derivatives need it.
