@@ -19,9 +19,10 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from dp import bellman, communication
 from dp.bounds import Modulus, modulus, modulus_of_chain
 from dp.checks import require_actions, require_at_least, require_model, require_policy, start_values, tolerance
+from dp.choices import argmax, deterministic, maximum, most, total
 from dp.evaluation import is_policy
 from dp.gain import Average, Loop, Step, centre, choose, conclude, enclose_gain, row_defect, sweep, until_certified
-from dp.linear import matrix, pivoted
+from dp.linear import bordered
 from dp.mdp import MDP, MRP, Count, Policy, Scalar, induce
 
 
@@ -146,7 +147,7 @@ def _average_policy_iteration(mdp: MDP, policy0, tol, max_iters) -> Average:
         better = (rise > 0) | (gap < loop.best)
         return choose(jnp.where(exact | rough, (rough | better) & jnp.isfinite(gap), True), new, old), after
 
-    begin = back_up(jnp.zeros_like(mdp.R[:, 0]), None)
+    begin = back_up(jnp.zeros(mdp.size, mdp.R.dtype), None)
     rough, due, wait = jnp.asarray(0), jnp.asarray(0), jnp.asarray(ROUGH)
     memory = Howard(jnp.full_like(begin.policy, -1), begin.gain.lower, rough, due, wait)
     end = until_certified(advance, begin, tol=tol, max_iters=max_iters, memory=memory)
@@ -171,7 +172,7 @@ def evaluate_average(
     """
     require_model(mdp, "evaluate_average", discounted=False)
     policy = require_policy(mdp, policy.policy if isinstance(policy, Average) else policy)
-    policy = policy.astype(mdp.R.dtype) if policy.ndim == 2 else policy.astype(int)
+    policy = policy.astype(int if deterministic(policy) else mdp.R.dtype)
     if _concrete(mdp.P, mdp.mask, policy):
         graph = communication.follow(communication.graph(mdp), policy)
         communication.require_endless(graph)
@@ -186,7 +187,7 @@ def _evaluate_average(mdp: MDP, policy: Policy, tol, max_iters) -> Average:
     fixed, pi = jax.lax.stop_gradient((mdp, policy))
     chain = induce(fixed, pi)
     # Traced policies were not checked at the door. What is no policy earns nothing that could be told.
-    chain = chain._replace(r=jnp.where(is_policy(pi, mdp.R.shape[1]), chain.r, -jnp.inf))
+    chain = chain._replace(r=jnp.where(is_policy(mdp, pi), chain.r, -jnp.inf))
     of_chain, defect = _modulus_of_policy(fixed, pi, chain)
 
     def back_up(h: Float[Array, " S"]) -> Step:
@@ -199,7 +200,7 @@ def _evaluate_average(mdp: MDP, policy: Policy, tol, max_iters) -> Average:
     begin, solved = back_up(jnp.zeros_like(chain.r)), back_up(_bias(fixed, pi, fixed.gamma))
     begin = choose(solved.gain.gap < begin.gain.gap, solved, begin)
     end = until_certified(advance, begin, tol=tol, max_iters=max_iters)
-    return conclude(mdp, end, tol, backed_up=lambda q: bellman.state_values(q, pi), of_policy=policy)
+    return conclude(mdp, end, tol, backed_up=lambda q: bellman.state_values(q, pi, mdp.choices), of_policy=policy)
 
 
 def _undiscounted(mdp: MDP) -> MDP:
@@ -213,8 +214,8 @@ def _optimality(mdp: MDP) -> Callable[[Float[Array, " S"], Int[Array, " S"] | No
 
     def back_up(h: Float[Array, " S"], incumbent: Int[Array, " S"] | None) -> Step:
         q = bellman.action_values(mdp, h)
-        Th = jnp.max(q, axis=1)
-        policy = jnp.argmax(q, axis=1) if incumbent is None else bellman.improve(q, incumbent)
+        Th = maximum(q, mdp.choices)
+        policy = argmax(q, mdp.choices) if incumbent is None else bellman.improve(q, incumbent, mdp.choices)
         return Step(h, Th, policy, enclose_gain(h, Th, of_mdp, defect))
 
     return back_up
@@ -223,11 +224,11 @@ def _optimality(mdp: MDP) -> Callable[[Float[Array, " S"], Int[Array, " S"] | No
 def _modulus_of_policy(mdp: MDP, policy: Policy, chain: MRP) -> tuple[Modulus, Float[Array, ""]]:
     """Return the modulus of T_π, and by how much the masses of its rows are off."""
     of_chain = modulus_of_chain(mdp, policy, chain)
-    if policy.ndim == 1:
+    if deterministic(policy):
         return of_chain, row_defect(of_chain)
     # |Σ_a π_a P_a h - Σ_a (π_a/w) (P_a/m_a) h| <= max|h| Σ_a π_a |m_a - 1/w| <= max|h| (w δ + |w - 1|), w = Σ_a π_a.
-    w = jnp.sum(policy, axis=1)
-    off = jnp.max(jnp.abs(w - 1)) + policy.shape[1] * jnp.finfo(w.dtype).eps
+    w = total(policy, mdp.choices)
+    off = jnp.max(jnp.abs(w - 1)) + most(policy, mdp.choices) * jnp.finfo(w.dtype).eps
     defect = row_defect(modulus(*mdp._replace(mask=policy > 0))) * (1 + off) + off
     return of_chain._replace(extra=off * of_chain.rewards), defect
 
@@ -237,10 +238,7 @@ def _bias(mdp: MDP, policy: Policy, gamma: Float[Array, ""]) -> Float[Array, " S
 
     With γ < 1 it is the discounted value, but for a constant: `h = v_π - v_π(0)`, `g = (1 - γ) v_π(0)`.
     """
-    chain = induce(mdp, policy)
-    # h(0) is 0 and needs no column: g takes its place. This matrix is not diagonally dominant, so it needs pivots.
-    bordered = matrix(chain._replace(gamma=gamma)).at[:, 0].set(1)
-    return centre(pivoted(bordered, chain.r).at[0].set(0))
+    return centre(bordered(induce(mdp, policy)._replace(gamma=gamma)).at[0].set(0))
 
 
 def _require_weakly_communicating(mdp: MDP) -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dp import transitions
+from dp.choices import Choices, argmax, deterministic, maximum, taken, total
 from dp.mdp import MDP, MRP, Policy, induce
 
 
@@ -23,38 +24,41 @@ def expected_reward(mdp: MDP, policy: Policy) -> Float[Array, " S"]:
     return induce(mdp, policy).r
 
 
-def action_values(mdp: MDP, v: Float[Array, " T"]) -> Float[Array, "*S A"]:
-    """`q(s, a) = R(s, a) + γ Σ_s' p(s'|s, a) v(s')`, shape [S, A]; -inf where the mask forbids the action."""
+def action_values(mdp: MDP, v: Float[Array, " T"]) -> Float[Array, "*rows"]:
+    """`q(s, a) = R(s, a) + γ Σ_s' p(s'|s, a) v(s')`, in the shape of R; -inf where the mask forbids the action."""
     q = mdp.R + mdp.gamma * transitions.apply(mdp.P, v)
     return q if mdp.mask is None else jnp.where(mdp.mask, q, -jnp.inf)
 
 
-def state_values(q: Float[Array, "S A"], policy: Policy) -> Float[Array, " S"]:
-    """`v(s) = Σ_a π(a|s) q(s, a)`, shape [S]. An action of probability 0 counts nothing, forbidden or not."""
-    if policy.ndim == 1:
-        return jnp.take_along_axis(q, policy[:, None], axis=1)[:, 0]
+def state_values(q: Float[Array, "*rows"], policy: Policy, choices: Choices | None = None) -> Float[Array, " S"]:
+    """`v(s) = Σ_a π(a|s) q(s, a)`, shape [S]. An action of probability 0 counts nothing, forbidden or not.
+
+    choices: those of the MDP, where its states have different numbers of actions.
+    """
+    if deterministic(policy):
+        return taken(q, policy, choices)
     never = (policy == 0) & jnp.isneginf(q)
-    return jnp.sum(policy * jnp.where(never, 0.0, q), axis=1)
+    return total(policy * jnp.where(never, 0.0, q), choices)
 
 
 def expectation(mdp: MDP, policy: Policy, v: Float[Array, " S"]) -> Float[Array, " S"]:
     """`T_π v(s) = Σ_a π(a|s) Σ_{s',r} p(s', r|s, a) [r + γ v(s')]`: the Bellman expectation operator, shape [S]."""
-    return state_values(action_values(mdp, v), policy)
+    return state_values(action_values(mdp, v), policy, mdp.choices)
 
 
 def optimality(mdp: MDP, v: Float[Array, " T"]) -> Float[Array, "*S"]:
     """`T v(s) = max_a Σ_{s',r} p(s', r|s, a) [r + γ v(s')]`: the Bellman optimality operator, shape [S]."""
-    return jnp.max(action_values(mdp, v), axis=-1)
+    return maximum(action_values(mdp, v), mdp.choices)
 
 
 def greedy(mdp: MDP, v: Float[Array, " S"]) -> Int[Array, " S"]:
     """`π(s) = argmax_a Σ_{s',r} p(s', r|s, a) [r + γ v(s')]`, shape [S]; of equally good actions, the first."""
-    return jnp.argmax(action_values(mdp, v), axis=1)
+    return argmax(action_values(mdp, v), mdp.choices)
 
 
-def improve(q: Float[Array, "S A"], policy: Int[Array, " S"]) -> Int[Array, " S"]:
+def improve(q: Float[Array, "*rows"], policy: Int[Array, " S"], choices: Choices | None = None) -> Int[Array, " S"]:
     """`π'(s) = argmax_a q(s, a)`, but π(s) where it attains the maximum: a policy cannot cycle among exact ties."""
-    return jnp.where(state_values(q, policy) == jnp.max(q, axis=1), policy, jnp.argmax(q, axis=1))
+    return jnp.where(taken(q, policy, choices) == maximum(q, choices), policy, argmax(q, choices))
 
 
 def sweep(mrp: MRP, v: Float[Array, " S"]) -> Float[Array, " S"]:

@@ -24,7 +24,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dp import bellman, transitions
+from dp.choices import Choices, deterministic, maximum, minimum, most, total
 from dp.mdp import MDP, MRP, Policy, induce
+from dp.transitions import Transitions
 
 
 class Bounds(NamedTuple):
@@ -61,10 +63,11 @@ class Modulus(NamedTuple):
 
 
 def modulus(
-    P: Float[Array, "*rows T"],
+    P: Transitions,
     R: Float[Array, "*rows"],
     gamma: Float[Array, ""],
     mask: Bool[Array, "*rows"] | None = None,
+    choices: Choices | None = None,
     *,
     more_terms: int = 0,
 ) -> Modulus:
@@ -72,10 +75,14 @@ def modulus(
     unit = jnp.finfo(R.dtype).eps / 2
     rounding = (transitions.terms(P) + (4 + more_terms)).astype(R.dtype) * unit
     rounding = jnp.where(rounding < 0.5, rounding / (1 - rounding), jnp.inf)
-    mass = transitions.mass(P).reshape(R.shape[0], -1)
-    where = jnp.ones(mass.shape, bool) if mask is None else mask
-    most = gamma * jnp.max(mass, axis=1, initial=0.0, where=where) * (1 + 2 * rounding)
-    least = gamma * jnp.min(mass, axis=1, initial=jnp.inf, where=where) * (1 - 2 * rounding)
+    mass = transitions.mass(P)
+    if R.ndim == 1 and choices is None:
+        high = low = mass
+    else:
+        high = jnp.maximum(maximum(mass if mask is None else jnp.where(mask, mass, 0), choices), 0)
+        low = minimum(mass if mask is None else jnp.where(mask, mass, jnp.inf), choices)
+    most = gamma * high * (1 + 2 * rounding)
+    least = gamma * low * (1 - 2 * rounding)
     return Modulus(
         most=most,
         least=least,
@@ -218,8 +225,8 @@ def bounds(mdp: MDP, v: Float[Array, " S"], policy: Policy | None = None) -> Bou
 
 def modulus_of_chain(mdp: MDP, policy: Policy, chain: MRP) -> Modulus:
     """Return the `Modulus` of T_π for `chain = induce(mdp, policy)`; averaging over A actions has rounded A times."""
-    if policy.ndim == 1:
+    if deterministic(policy):
         return modulus(chain.P, chain.r, chain.gamma)
-    averaged = modulus(chain.P, chain.r, chain.gamma, more_terms=mdp.R.shape[1])
+    averaged = modulus(chain.P, chain.r, chain.gamma, more_terms=most(mdp.R, mdp.choices))
     # |r_π| may be small because rewards cancelled; their rounding did not.
-    return averaged._replace(rewards=jnp.max(jnp.abs(mdp.R)) * jnp.max(jnp.sum(policy, axis=1)))
+    return averaged._replace(rewards=jnp.max(jnp.abs(mdp.R)) * jnp.max(total(policy, mdp.choices)))

@@ -11,8 +11,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from dp.choices import argmax, deterministic
 from dp.mdp import MDP, Count, Policy, Scalar
 from dp.solution import Solution
+from dp.transitions import SparseModel, is_dense
 
 
 def require_model(mdp: MDP, solver: str, *, discounted: bool = True) -> None:
@@ -20,16 +22,24 @@ def require_model(mdp: MDP, solver: str, *, discounted: bool = True) -> None:
 
     `make_mdp` checks the numbers; an MDP made by hand, or inside jit, comes here unchecked.
     """
-    shapes = {name: np.shape(x) for name, x in mdp._asdict().items() if x is not None}
+    fields = {name: getattr(mdp, name) for name in ("P", "R", "gamma", "mask")}
+    shapes = {
+        name: x.shape if isinstance(x, SparseModel) else np.shape(x) for name, x in fields.items() if x is not None
+    }
     if len(shapes["P"]) == 4 and len(shapes["R"]) == 3:
         raise ValueError(f"{solver} takes one MDP, P has shape {list(shapes['P'])}; for many, jax.vmap(dp.{solver})")
-    S, A = shapes["P"][:2] if len(shapes["P"]) == 3 else (0, 0)
-    expected = {"P": (S, A, S), "R": (S, A), "gamma": (), "mask": (S, A)}
+    if is_dense(mdp.P):
+        S, A = shapes["P"][:2] if len(shapes["P"]) == 3 else (0, 0)
+        expected = {"P": (S, A, S), "R": (S, A), "gamma": (), "mask": (S, A)}
+    else:
+        rows = shapes["P"] if mdp.choices is None else mdp.choices.owner.shape
+        S, expected = rows[0] if rows else 0, {"P": rows, "R": rows, "gamma": (), "mask": rows}
     for name, shape in shapes.items():
         if shape != expected[name] or S == 0:
             fit = "[S, A, S]" if name == "P" else f"{list(expected[name])} to fit P"
             raise ValueError(f"{name} must have shape {fit}, got {list(shape)}")
-    dtypes = {name: jnp.result_type(getattr(mdp, name)) for name in ("P", "R", "gamma")}
+    dtypes = {name: jnp.result_type(x.dtype if isinstance(x, SparseModel) else x) for name, x in fields.items()}
+    dtypes.pop("mask")
     dtype = dtypes["P"]
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"P must be of floats, got {dtype}")
@@ -73,7 +83,7 @@ def start_values(mdp: MDP, start: ArrayLike | Solution | None) -> Float[Array, "
 
     ValueError for another shape or a number that is not finite.
     """
-    S = mdp.R.shape[0]
+    S = mdp.size
     if start is None:
         return jnp.zeros(S, mdp.R.dtype)
     if isinstance(start, Solution):
@@ -94,7 +104,7 @@ def start_policy(mdp: MDP, start: Any) -> tuple[Int[Array, " S"] | None, Float[A
     The policy is None where only values are known: then it is the one greedy in them.
     """
     if isinstance(start, Solution):
-        policy = start.policy if start.policy.ndim == 1 else jnp.argmax(start.q, axis=1)
+        policy = start.policy if deterministic(start.policy) else argmax(start.q, mdp.choices)
         return require_actions(mdp, policy), start_values(mdp, start)
     if isinstance(start, tuple) and type(start) is not tuple:
         raise ValueError(f"start must be values, a policy, a pair of both or a Solution, got {type(start).__name__}")
@@ -110,36 +120,60 @@ def start_policy(mdp: MDP, start: Any) -> tuple[Int[Array, " S"] | None, Float[A
 def require_actions(mdp: MDP, policy: ArrayLike | Solution) -> Int[Array, " S"]:
     """Return a deterministic policy in the integers that argmax gives; ValueError for any other."""
     policy = require_policy(mdp, policy)
-    if policy.ndim != 1:
-        raise ValueError(f"policy must be deterministic, of shape {[mdp.R.shape[0]]}, got {list(policy.shape)}")
+    if not deterministic(policy):
+        raise ValueError(f"policy must be deterministic, of shape {[mdp.size]}, got {list(policy.shape)}")
     return policy.astype(int)
 
 
 def require_policy(mdp: MDP, policy: ArrayLike | Solution) -> Policy:
     """Return the policy as an array; ValueError, naming the state, where it is none. Traced: only the shape."""
-    S, A = mdp.R.shape
+    S, rows = mdp.size, mdp.R.shape
     policy = policy.policy if isinstance(policy, Solution) else policy
     policy = policy if isinstance(policy, Tracer) else np.asarray(policy)
-    if policy.shape not in ((S,), (S, A)):
-        raise ValueError(f"policy must have shape {[S]} or {[S, A]}, got {list(policy.shape)}")
-    if policy.ndim == 1 and not jnp.issubdtype(policy.dtype, jnp.integer):
+    if policy.shape not in ((S,), rows):
+        raise ValueError(f"policy must have shape {[S]} or {list(rows)}, got {list(policy.shape)}")
+    names_actions = deterministic(policy)
+    if policy.shape != rows and not names_actions:
         raise ValueError(f"a policy of shape {[S]} holds actions and must be of integers, got {policy.dtype}")
-    if policy.ndim == 2 and not jnp.issubdtype(policy.dtype, jnp.floating):
-        raise ValueError(f"a policy of shape {[S, A]} holds probabilities and must be of floats, got {policy.dtype}")
+    if policy.shape != (S,) and not jnp.issubdtype(policy.dtype, jnp.floating):
+        raise ValueError(
+            f"a policy of shape {list(rows)} holds probabilities and must be of floats, got {policy.dtype}"
+        )
     if isinstance(policy, Tracer):
         return policy
     pi = np.asarray(policy)
-    if pi.ndim == 1:
-        if ((pi < 0) | (pi >= A)).any():
-            s = int(np.argmax((pi < 0) | (pi >= A)))
-            raise ValueError(f"policy[{s}] = {pi[s]} is not an action: there are {A}")
-        pi = np.eye(A)[pi]
-    rows = pi.sum(1)
-    wrong = ~(np.abs(rows - 1) <= max(1e-8, 100 * float(jnp.finfo(pi.dtype).eps))) | ~(pi >= 0).all(1)
+    if names_actions:
+        _require_named(mdp, pi)
+    else:
+        _require_distribution(mdp, pi)
+    return jnp.asarray(policy)
+
+
+def _require_named(mdp: MDP, pi: np.ndarray) -> None:
+    count = mdp.R.shape[-1] if mdp.choices is None else np.bincount(np.asarray(mdp.choices.owner), minlength=len(pi))
+    wrong = (pi < 0) | (pi >= count)
     if wrong.any():
         s = int(np.argmax(wrong))
-        raise ValueError(f"policy[{s}] = {pi[s]} is not a distribution over actions: it sums to {rows[s]:.10g}")
+        raise ValueError(f"policy[{s}] = {pi[s]} is not an action: there are {np.broadcast_to(count, pi.shape)[s]}")
+    if mdp.mask is not None and not isinstance(mdp.mask, Tracer):
+        allowed = np.asarray(mdp.mask)[np.arange(len(pi)), pi]
+        if not allowed.all():
+            s = int(np.argmin(allowed))
+            raise ValueError(f"policy takes action {pi[s]} in state {s}, which the mask forbids")
+
+
+def _require_distribution(mdp: MDP, pi: np.ndarray) -> None:
+    if mdp.choices is None:
+        sums, negative = pi.sum(1), ~(pi >= 0).all(1)
+        of_state = pi
+    else:
+        first = np.asarray(mdp.choices.first)
+        sums, negative = np.add.reduceat(pi, first), np.logical_or.reduceat(~(pi >= 0), first)
+        of_state = np.split(pi, first[1:])
+    wrong = ~(np.abs(sums - 1) <= max(1e-8, 100 * float(jnp.finfo(pi.dtype).eps))) | negative
+    if wrong.any():
+        s = int(np.argmax(wrong))
+        raise ValueError(f"policy[{s}] = {of_state[s]} is not a distribution over actions: it sums to {sums[s]:.10g}")
     if mdp.mask is not None and not isinstance(mdp.mask, Tracer) and (pi[~np.asarray(mdp.mask)] > 0).any():
         s, a = np.argwhere((pi > 0) & ~np.asarray(mdp.mask))[0]
         raise ValueError(f"policy takes action {a} in state {s}, which the mask forbids")
-    return jnp.asarray(policy)

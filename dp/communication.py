@@ -16,57 +16,73 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from dp.mdp import MDP
+from dp.table import Table, tabulate
+from dp.validation import rounding_slack
 
 
 class Graph(NamedTuple):
-    """The support of the allowed rows of P, one entry per edge; row s * A + a belongs to action a in state s.
+    """The support of the choices of an MDP, one entry per edge. Choices are counted as in `dp.table`.
 
     row, successor: [E], no edge twice. Successor S stands for the end of the episode, where mass is missing from a row.
-    mass: [S, A], `Σ_s' p(s'|s, a)`; 1 for rows that are left out.
+    owner, action: [C], the state of each choice, and its number as an action of the MDP.
+    mass: [C], `Σ_s' p(s'|s, a)`; 1 for choices that are left out. states: S.
     """
 
     row: Int[np.ndarray, " E"]
     successor: Int[np.ndarray, " E"]
-    mass: Float[np.ndarray, "S A"]
+    owner: Int[np.ndarray, " C"]
+    action: Int[np.ndarray, " C"]
+    mass: Float[np.ndarray, " C"]
+    states: int
 
 
 class EndComponents(NamedTuple):
     """The maximal end components of an MDP.
 
     label: [S], components are numbered from 0 in the order of their first states; -1 for a state in none.
-    stays: [S, A], True where the action belongs to the component of its state.
+    stays: [C], True where the choice belongs to the component of its state.
     """
 
     label: Int[np.ndarray, " S"]
-    stays: Bool[np.ndarray, "S A"]
+    stays: Bool[np.ndarray, " C"]
 
 
 def graph(mdp: MDP) -> Graph:
     """Return the graph of an MDP whose numbers are concrete."""
-    P = np.asarray(mdp.P)
-    S, A, T = P.shape
-    allowed = np.ones((S, A), bool) if mdp.mask is None else np.asarray(mdp.mask)
-    mass = np.where(allowed, P.sum(-1, dtype=np.float64), 1.0)
+    # Rewards are no part of it: they may be traced.
+    return graph_of(tabulate(mdp._replace(R=np.zeros(mdp.R.shape))))
+
+
+def graph_of(table: Table) -> Graph:
+    """Return the graph of an MDP on the host."""
+    S, C = len(table.choices) - 1, len(table.rewards)
+    row = np.repeat(np.arange(C), np.diff(table.indptr))
+    mass = np.bincount(row, weights=table.data, minlength=C)
     # What make_mdp takes for the rounding of a row is no end of an episode.
-    ends = np.flatnonzero(mass < 1 - max(1e-8, 100 * float(np.finfo(P.dtype).eps)))
-    row, successor = np.nonzero(P.reshape(S * A, T))
-    known = allowed.ravel()[row]
-    return Graph(np.append(row[known], ends), np.append(successor[known], np.full(len(ends), S)), mass)
+    ends = np.flatnonzero(mass < 1 - rounding_slack(table.data.dtype))
+    owner = np.repeat(np.arange(S), np.diff(table.choices))
+    edges = np.append(row, ends), np.append(table.indices, np.full(len(ends), S))
+    return Graph(*edges, owner, table.actions, mass, S)
 
 
 def follow(graph: Graph, policy: ArrayLike) -> Graph:
-    """Return the graph of the actions that a policy, int [S] or float [S, A], takes with any probability."""
+    """Return the graph of the actions that a policy, integers or probabilities, takes with any probability."""
     pi = np.asarray(policy)
-    takes = np.eye(graph.mass.shape[1], dtype=bool)[pi] if pi.ndim == 1 else pi > 0
-    taken = takes.ravel()[graph.row]
-    return Graph(graph.row[taken], graph.successor[taken], np.where(takes, graph.mass, 1.0))
+    if pi.dtype.kind in "iu":
+        takes = graph.action == pi[graph.owner]
+    else:
+        takes = (pi if pi.ndim == 1 else pi[graph.owner, graph.action]) > 0
+    taken = takes[graph.row]
+    return graph._replace(row=graph.row[taken], successor=graph.successor[taken], mass=np.where(takes, graph.mass, 1.0))
 
 
 def chain(graph: Graph) -> Graph:
     """Return the graph of the chain that takes every action now and then: one row, the union, for every state."""
-    S, A = graph.mass.shape
-    row, successor = np.divmod(np.unique(graph.row // A * (S + 1) + graph.successor), S + 1)
-    return Graph(row, successor, graph.mass.min(1, keepdims=True))
+    S = graph.states
+    row, successor = np.divmod(np.unique(graph.owner[graph.row] * (S + 1) + graph.successor), S + 1)
+    mass = np.full(S, 1.0)
+    np.minimum.at(mass, graph.owner, graph.mass)
+    return Graph(row, successor, np.arange(S), np.zeros(S, int), mass, S)
 
 
 def end_components(graph: Graph) -> EndComponents:
@@ -74,12 +90,12 @@ def end_components(graph: Graph) -> EndComponents:
 
     Those of a chain are its recurrent classes. Source: de Alfaro (1997), chapter 3. O(edges) a pass, mostly a few.
     """
-    S, A = graph.mass.shape
+    S = graph.states
     row, successor = graph.row, graph.successor
-    stays = np.zeros(S * A, bool)
+    stays = np.zeros(len(graph.owner), bool)
     stays[row] = True
     while True:
-        state = row // A
+        state = graph.owner[row]
         # Booleans: edges that several actions share are joined, not counted.
         edges = csr_array((np.ones(len(row), bool), (state, successor)), shape=(S + 1, S + 1))
         _, label = connected_components(edges, connection="strong")
@@ -88,8 +104,7 @@ def end_components(graph: Graph) -> EndComponents:
             break
         stays[row[leaves]] = False
         row, successor = row[stays[row]], successor[stays[row]]
-    stays = stays.reshape(S, A)
-    inside = np.flatnonzero(stays.any(1))
+    inside = np.unique(graph.owner[stays])
     _, first, which = np.unique(label[inside], return_index=True, return_inverse=True)
     numbered = np.full(S, -1)
     numbered[inside] = np.argsort(np.argsort(first))[which]
@@ -101,10 +116,9 @@ def separate_classes(graph: Graph) -> tuple[np.ndarray, np.ndarray] | None:
 
     None where there is only one component: then the MDP is weakly communicating.
     """
-    S, _ = graph.mass.shape
     rows = np.count_nonzero(np.bincount(graph.row))
     # A state that every action may lead to comes back for ever, and belongs to every end component: no need to search.
-    if np.bincount(graph.successor, minlength=S).max() == rows:
+    if np.bincount(graph.successor, minlength=graph.states).max() == rows:
         return None
     label = end_components(graph).label
     return (np.flatnonzero(label == 0), np.flatnonzero(label == 1)) if label.max() > 0 else None
@@ -112,11 +126,9 @@ def separate_classes(graph: Graph) -> tuple[np.ndarray, np.ndarray] | None:
 
 def require_endless(graph: Graph) -> None:
     """Raise ValueError, naming the place, where an episode can end."""
-    S, A = graph.mass.shape
-    ends = graph.row[graph.successor == S]
+    ends = graph.row[graph.successor == graph.states]
     if len(ends):
-        s, a = divmod(int(ends[0]), A)
-        mass = graph.mass[s, a]
+        s, a, mass = graph.owner[ends[0]], graph.action[ends[0]], graph.mass[ends[0]]
         what = (
             f"state {s} ends the episode"
             if mass == 0

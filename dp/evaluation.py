@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from dp import bellman, linear
 from dp.bounds import Bounds, enclose, enclose_transient, modulus_of_chain
 from dp.checks import require_at_least, require_model, require_policy, start_values, tolerance
+from dp.choices import anywhere, deterministic, number, total
 from dp.fixed_point import sweep, until_certified
 from dp.mdp import MDP, MRP, Count, Policy, Scalar, induce
 from dp.solution import Backup, Solution, conclude
@@ -60,7 +61,7 @@ def evaluate(
         raise ValueError(f"evaluate needs gamma <= 1, got gamma = {gamma:.10g}")
     discounted = None if gamma is None else gamma < 1
     policy = require_policy(mdp, policy)
-    policy = policy.astype(int if policy.ndim == 1 else mdp.R.dtype)
+    policy = policy.astype(int if deterministic(policy) else mdp.R.dtype)
     require_at_least(1, max_iters, "max_iters")
     tol = tolerance(tol, mdp.R.dtype)
     return _evaluate(mdp, policy, start_values(mdp, start), tol, max_iters, method=method, discounted=discounted)
@@ -71,7 +72,7 @@ def _evaluate(mdp: MDP, policy: Policy, v0, tol, max_iters, *, method: Method, d
     fixed, pi, v0 = jax.lax.stop_gradient((mdp, policy, v0))
     chain = induce(fixed, pi)
     # Traced policies were not checked at the door. What is no policy has no value.
-    chain = chain._replace(r=jnp.where(is_policy(pi, mdp.R.shape[1]), chain.r, -jnp.inf))
+    chain = chain._replace(r=jnp.where(is_policy(fixed, pi), chain.r, -jnp.inf))
     modulus = modulus_of_chain(fixed, pi, chain)
     kind: linear.Krylov = "gmres" if method == "gmres" else "bicgstab"
 
@@ -104,25 +105,25 @@ def _evaluate(mdp: MDP, policy: Policy, v0, tol, max_iters, *, method: Method, d
         return linear.krylov(chain, backup.v, method=kind, forcing=forcing), memory
 
     # Sweeps polish a direct solution too: the residual of elimination can be larger than that of a sweep.
-    start = back_up(linear.direct(chain) if method == "direct" else v0, pi)
+    start = back_up(linear.exact(chain) if method == "direct" else v0, pi)
     advance = krylov if method in ("gmres", "bicgstab") else sweep
     end, iterations = until_certified(advance, back_up, start, tol=tol, max_iters=max_iters)
-    backed_up = lambda q: bellman.state_values(q, pi)  # noqa: E731
+    backed_up = lambda q: bellman.state_values(q, pi, mdp.choices)  # noqa: E731
     return conclude(mdp, bound(end.v, end.Tv), pi, iterations, tol, backed_up=backed_up, theta=(mdp, policy))
 
 
-def is_policy(pi: Policy, actions: int) -> Bool[Array, " S"]:
+def is_policy(mdp: MDP, pi: Policy) -> Bool[Array, " S"]:
     """Return, for every state, whether π names an action or gives probabilities."""
-    if pi.ndim == 1:
-        return (pi >= 0) & (pi < actions)
+    if deterministic(pi):
+        return (pi >= 0) & (pi < number(mdp.R, mdp.choices))
     # It may have been made in float32 for a model in float64.
-    return (jnp.abs(jnp.sum(pi, axis=1) - 1) <= 1e-5) & jnp.all(pi >= 0, axis=1)
+    return (jnp.abs(total(pi, mdp.choices) - 1) <= 1e-5) & ~anywhere(~(pi >= 0), mdp.choices)
 
 
 def _expected_steps(chain: MRP, *, method: Method) -> Float[Array, " S"]:
     """Return a w with `w - γ P w >= 1/2`, about `(I - γ P)^{-1} 1`; whatever came last where the chain does not end."""
     if method == "direct":
-        return linear.direct(chain)
+        return linear.exact(chain)
     most = MOST_SWEEPS if method == "sweeps" else MOST_CALLS
 
     def unfinished(state: tuple) -> Bool[Array, ""]:

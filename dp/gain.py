@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dp import bellman
 from dp.bounds import Modulus, backup_error
+from dp.choices import maximum
 from dp.fixed_point import PATIENCE
 from dp.gradients import gain_and_bias
 from dp.mdp import MDP, Policy, Scalar
@@ -47,7 +48,7 @@ class Average(NamedTuple):
 
     gain: Float[Array, ""]
     bias: Float[Array, " S"]
-    q: Float[Array, "S A"]
+    q: Float[Array, "*rows"]
     policy: Policy
     lower: Float[Array, ""]
     upper: Float[Array, ""]
@@ -143,16 +144,17 @@ def conclude(
     end: Loop,
     tol,
     *,
-    backed_up: Callable[[Float[Array, "S A"]], Float[Array, " S"]] = lambda q: jnp.max(q, axis=1),
+    backed_up: Callable[[Float[Array, "*rows"]], Float[Array, " S"]] | None = None,
     of_policy: Policy | None = None,
 ) -> Average:
-    """Turn the last step into an Average. backed_up: T h as a function of q, for the operator that was iterated.
+    """Turn the last step into an Average. backed_up: T h as a function of q; by default the maximum over actions.
 
     of_policy: the policy that was given, where there was one, so that gain and bias can be differentiated in it.
     """
     h, _, policy, known = end.step
     gain, bias = gain_and_bias(mdp, policy if of_policy is None else of_policy, known.mid, h - h[0])
     q = bellman.action_values(mdp, bias) - gain
+    Th = maximum(q, mdp.choices) if backed_up is None else backed_up(q)
     return Average(
         gain=gain,
         bias=bias,
@@ -161,7 +163,7 @@ def conclude(
         lower=known.lower,
         upper=known.upper,
         iterations=end.iterations,
-        residual=jax.lax.stop_gradient(jnp.max(jnp.abs(backed_up(q) - bias))),
+        residual=jax.lax.stop_gradient(jnp.max(jnp.abs(Th - bias))),
         converged=jnp.isfinite(known.gap) & (known.gap <= tol),
     )
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dp import bellman, linear, transitions
+from dp.choices import deterministic, of_state, total
 from dp.mdp import MDP, MRP, Policy, induce
 
 
@@ -74,8 +75,11 @@ def _(primals: tuple, tangents: tuple) -> tuple:
     gain, bias = gain_and_bias(mdp, policy, gain, bias)
 
     def chain_of(mdp: MDP, policy: Policy) -> MRP:
-        chain = induce(mdp, policy / jnp.sum(policy, axis=1, keepdims=True) if policy.ndim == 2 else policy)
-        return MRP(chain.P / transitions.mass(chain.P)[:, None], chain.r, jnp.ones_like(mdp.gamma))
+        if not deterministic(policy):
+            policy = policy / of_state(total(policy, mdp.choices), mdp.choices)
+        chain = induce(mdp, policy)
+        P = transitions.dense(chain.P)
+        return MRP(P / transitions.mass(P)[:, None], chain.r, jnp.ones_like(mdp.gamma))
 
     _, Th_dot = jax.jvp(lambda *theta: bellman.sweep(chain_of(*theta), bias), (mdp, policy), (mdp_dot, policy_dot))
     # h(0) stays 0 and needs no column: g takes its place.

@@ -18,6 +18,7 @@ holds with the value of the policy found in place of v_t, because its actions at
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +26,16 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from dp import bellman
+from dp import bellman, transitions
 from dp.bounds import Modulus, backup_error, modulus
 from dp.checks import require_policy, start_values, tolerance
+from dp.choices import argmax, deterministic, most, total
 from dp.mdp import MDP, Policy, Scalar
 from dp.solution import Solution
+from dp.successors import Ragged
+from dp.transitions import Transitions
 
-Plan = Int[Array, "H S"] | Float[Array, "H S A"]  # a policy for every stage, deterministic or row-stochastic
-RANKS = {"P": 3, "R": 2, "gamma": 0, "mask": 2}  # of one stage; one axis more, in front, is that of the stages
+Plan = Int[Array, "H S"] | Float[Array, "H *rows"]  # a policy for every stage, deterministic or row-stochastic
 
 
 def finite_horizon(
@@ -82,25 +85,27 @@ def evaluate_horizon(
 def _backward_induction(mdp: MDP, plan: Plan | None, start, tol, *, horizon: int) -> Solution:
     """Back up from the last stage to the first; without a plan, each stage takes its greedy actions."""
     eps = jnp.finfo(mdp.R.dtype).eps
-    averages = plan is not None and plan.ndim == 3
+    averages = plan is not None and not deterministic(plan)
     # What all stages share stays out of the scan: no copies, and one sum over P for all the moduli.
-    varying = {name: x for name, x in mdp._asdict().items() if _has_stages(name, x)}
+    varying = {name: getattr(mdp, name) for name in _stages(mdp)}
 
-    def modulus_of(own: dict[str, Array]) -> Modulus:
-        P, R, gamma, mask = jax.lax.stop_gradient(mdp._replace(**own))
-        return modulus(P, R, jnp.abs(gamma), mask, more_terms=R.shape[1] if averages else 0)
+    def modulus_of(own: dict[str, Any]) -> Modulus:
+        stage = jax.lax.stop_gradient(mdp._replace(**own))
+        stage = stage._replace(gamma=jnp.abs(stage.gamma))
+        return modulus(*stage, more_terms=most(stage.R, stage.choices) if averages else 0)
 
-    def step(later: tuple[Array, Array], stage: tuple[dict[str, Array], Policy | None, Modulus]):
+    def step(later: tuple[Array, Array], stage: tuple[dict[str, Any], Policy | None, Modulus]):
         v, error = later
         own, policy, modulus = stage
-        q = bellman.action_values(mdp._replace(**own), v)
+        now = mdp._replace(**own)
+        q = bellman.action_values(now, v)
         if policy is None:
-            policy = jnp.argmax(q, axis=1)
+            policy = argmax(q, now.choices)
         # The value of the actions taken, not the maximum, whose derivative would be split at ties.
-        value = bellman.state_values(q, policy)
+        value = bellman.state_values(q, policy, now.choices)
 
         scale = jax.lax.stop_gradient(jnp.max(jnp.abs(v)))
-        weight = jax.lax.stop_gradient(jnp.maximum(1, jnp.sum(jnp.abs(policy), axis=1))) if averages else 1
+        weight = jax.lax.stop_gradient(jnp.maximum(1, total(jnp.abs(policy), now.choices))) if averages else 1
         weight = weight * (1 + 2 * modulus.rounding) * (1 + 8 * eps)
         e = backup_error(modulus, scale)
         error = weight * (e + modulus.most * jnp.max(error))
@@ -131,46 +136,68 @@ def _enclose(v: Float[Array, "T S"], error: Float[Array, "T S"]) -> tuple[Float[
     return jnp.where(known, lower, -jnp.inf), jnp.where(known, upper, jnp.inf)
 
 
-def _has_stages(name: str, x: Array | None) -> bool:
-    return x is not None and np.ndim(x) > RANKS[name]
+def _stages(mdp: MDP) -> dict[str, int]:
+    """Return the fields that have an axis of stages in front, and its length."""
+    owner = None if mdp.choices is None else mdp.choices.owner
+    # An array of every field, and how many axes it has in one stage.
+    fields = {
+        "P": (_array_of(mdp.P), transitions.rank(mdp.P)),
+        "R": (mdp.R, 2 if owner is None else 1),
+        "gamma": (mdp.gamma, 0),
+        "mask": (mdp.mask, 2),
+        "choices": (owner, 1),
+    }
+    found = {}
+    for name, (x, rank) in fields.items():
+        if x is None:
+            continue
+        shape = np.shape(x)
+        if len(shape) not in (rank, rank + 1):
+            raise ValueError(f"{name} must have {rank} axes, or one more for the stages, got shape {list(shape)}")
+        if len(shape) > rank:
+            found[name] = shape[0]
+    return found
+
+
+def _array_of(P: Transitions) -> Array:
+    """Return an array of P whose axes tell whether there are stages."""
+    return P if transitions.is_dense(P) else P.place if isinstance(P, Ragged) else P.state
 
 
 def _one_stage(mdp: MDP) -> MDP:
-    """Return the MDP with R of the first stage only: `dp.checks` reads shapes from it."""
-    return mdp._replace(R=mdp.R[0]) if _has_stages("R", mdp.R) else mdp
+    """Return the MDP with R and choices of the first stage only: `dp.checks` reads shapes from them."""
+    stages = _stages(mdp)
+    first = {name: jax.tree.map(lambda x: x[0], getattr(mdp, name)) for name in ("R", "choices") if name in stages}
+    return mdp._replace(**first)
 
 
 def _require_stages(mdp: MDP, horizon: int) -> int:
     """Return the horizon; ValueError where it is no number of stages, or where a field has others."""
     if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
         raise ValueError(f"horizon must be an integer >= 1 (static under jit), got {horizon!r}")
-    for name, x in mdp._asdict().items():
-        if x is None:
-            continue
-        rank, shape = RANKS[name], np.shape(x)
-        if len(shape) not in (rank, rank + 1):
-            raise ValueError(f"{name} must have {rank} axes, or one more for the stages, got shape {list(shape)}")
-        if len(shape) > rank and shape[0] != horizon:
-            raise ValueError(f"{name} has {shape[0]} stages, but horizon = {horizon}")
+    for name, number in _stages(mdp).items():
+        if number != horizon:
+            raise ValueError(f"{name} has {number} stages, but horizon = {horizon}")
     return int(horizon)
 
 
 def _require_plan(mdp: MDP, policy: ArrayLike, horizon: int) -> Plan:
     """Return the policy of every stage; ValueError, naming stage and state, if it is none. Traced: only the shape."""
-    S, A = mdp.R.shape[-2:]
+    one = _one_stage(mdp)
+    S, rows = one.size, one.R.shape
     policy = policy if isinstance(policy, Tracer) else np.asarray(policy)
     of_actions = jnp.issubdtype(policy.dtype, jnp.integer)
-    shape = (S,) if of_actions else (S, A)
+    shape = (S,) if of_actions else rows
     if not (of_actions or jnp.issubdtype(policy.dtype, jnp.floating)) or policy.shape not in (shape, (horizon, *shape)):
         raise ValueError(
-            f"policy must be of integers with shape {[S]} or {[horizon, S]}, or of floats with shape {[S, A]} or "
-            f"{[horizon, S, A]}, got {policy.dtype} with {list(policy.shape)}"
+            f"policy must be of integers with shape {[S]} or {[horizon, S]}, or of floats with shape {list(rows)} "
+            f"or {[horizon, *rows]}, got {policy.dtype} with {list(policy.shape)}"
         )
     if not isinstance(policy, Tracer) and not isinstance(mdp.mask, Tracer):
-        mask = None if mdp.mask is None else np.broadcast_to(np.asarray(mdp.mask), (horizon, S, A))
+        mask = None if mdp.mask is None else np.broadcast_to(np.asarray(mdp.mask), (horizon, *rows))
         for t, pi in enumerate(np.broadcast_to(np.asarray(policy), (horizon, *shape))):
             try:
-                require_policy(_one_stage(mdp)._replace(mask=None if mask is None else mask[t]), pi)
+                require_policy(one._replace(mask=None if mask is None else mask[t]), pi)
             except ValueError as error:
                 raise ValueError(f"in stage {t}, {error}") from None
     plan = jnp.broadcast_to(policy, (horizon, *shape))

@@ -1,6 +1,7 @@
 """Linear solves with the matrix of a policy, `(I - γ P_π) x = b`: direct, or by Krylov methods on `P @ v` alone."""
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -28,6 +29,11 @@ def solve(mrp: MRP) -> Float[Array, " S"]:
     return direct(mrp) if mrp.r.shape[0] <= DIRECT else _refined(mrp)
 
 
+def exact(mrp: MRP) -> Float[Array, " S"]:
+    """Evaluate a policy as exactly as its model allows: dense ones by elimination, sparse ones as `solve` does."""
+    return direct(mrp) if transitions.is_dense(mrp.P) else solve(mrp)
+
+
 def direct(mrp: MRP) -> Float[Array, " S"]:
     """Solve `(I - γ P) v = r` by elimination: O(S³) work, O(S²) memory; differentiable. Shape [S]."""
     A = matrix(mrp)
@@ -49,6 +55,21 @@ def general(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]
     )
 
 
+def bordered(mrp: MRP) -> Float[Array, " S"]:
+    """Solve `g + h = r + γ P h` with h(0) = 0; return h, but g in the place of h(0). Not differentiable.
+
+    By elimination, or, where P is sparse and has more than 5000 states, by GMRES, as well as that goes.
+    """
+    # h(0) is 0 and needs no column: g takes its place. This matrix is not diagonally dominant, so it needs pivots.
+    if transitions.is_dense(mrp.P) or mrp.r.shape[0] <= DIRECT:
+        return pivoted(matrix(mrp).at[:, 0].set(1), mrp.r)
+
+    def times(chain: MRP, x: Float[Array, " S"]) -> Float[Array, " S"]:
+        return product(chain, x.at[0].set(0)) + x[0]
+
+    return _gmres(1000, times, mrp, jnp.sqrt(jnp.finfo(mrp.r.dtype).eps))
+
+
 def product(mrp: MRP, x: Float[Array, " S"]) -> Float[Array, " S"]:
     """`(I - γ P) x`, by `P @ x` alone. Shape [S]."""
     return x - mrp.gamma * transitions.apply(mrp.P, x)
@@ -56,7 +77,7 @@ def product(mrp: MRP, x: Float[Array, " S"]) -> Float[Array, " S"]:
 
 def matrix(mrp: MRP) -> Float[Array, "S S"]:
     """`I - γ P`, stored."""
-    return jnp.eye(mrp.r.shape[0], dtype=mrp.r.dtype) - mrp.gamma * mrp.P
+    return jnp.eye(mrp.r.shape[0], dtype=mrp.r.dtype) - mrp.gamma * transitions.dense(mrp.P)
 
 
 def krylov(
@@ -84,32 +105,35 @@ def _correction(mrp: MRP, f: Float[Array, " S"], forcing, *, method: Krylov, max
     # The scale of f must not decide: squares of small residuals would underflow in float32.
     scale = jnp.max(jnp.abs(f))
     scale = jnp.where(scale > 0, scale, 1.0)
-    solver = _gmres if method == "gmres" else _bicgstab
-    return scale * solver(max_iters, mrp.P, mrp.gamma, f / scale, jnp.asarray(forcing, f.dtype))
+    chain, forcing = mrp._replace(r=f / scale), jnp.asarray(forcing, f.dtype)
+    solution = _gmres(max_iters, product, chain, forcing) if method == "gmres" else _bicgstab(max_iters, chain, forcing)
+    return scale * solution
 
 
-def _bicgstab(max_iters: int, P, gamma, b, forcing) -> Float[Array, " S"]:
+def _bicgstab(max_iters: int, mrp: MRP, forcing) -> Float[Array, " S"]:
     # Two products an iteration.
-    return bicgstab(functools.partial(product, MRP(P, b, gamma)), b, tol=forcing, maxiter=max(max_iters // 2, 1))[0]
+    return bicgstab(functools.partial(product, mrp), mrp.r, tol=forcing, maxiter=max(max_iters // 2, 1))[0]
 
 
 RESTART = 30  # vectors of length S that GMRES keeps
 
 
-def _gmres(max_iters: int, P, gamma, b, forcing) -> Float[Array, " S"]:
+def _gmres(max_iters: int, times: Callable[[MRP, Array], Array], mrp: MRP, forcing) -> Float[Array, " S"]:
+    """Solve `times(mrp, x) = r`."""
+
     # GMRES factors small matrices by LAPACK, which must not run in batches (see `_solve`): lanes go one by one.
     @jax.custom_batching.sequential_vmap
-    def run(P, gamma, b, forcing):
+    def run(mrp: MRP, forcing):
         return gmres(
-            functools.partial(product, MRP(P, b, gamma)),
-            b,
+            functools.partial(times, mrp),
+            mrp.r,
             tol=forcing,
-            restart=min(RESTART, b.shape[0]),
+            restart=min(RESTART, mrp.r.shape[0]),
             maxiter=-(-max_iters // RESTART),
             solve_method="incremental",
         )[0]
 
-    return run(P, gamma, b, forcing)
+    return run(mrp, forcing)
 
 
 def _refined(mrp: MRP) -> Float[Array, " S"]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from dp import bellman
+from dp import bellman, linear, transitions
 from dp.bounds import enclose, modulus, spread
 from dp.checks import (
     require_actions,
@@ -28,9 +28,10 @@ from dp.checks import (
     start_values,
     tolerance,
 )
+from dp.choices import maximum
 from dp.evaluation import partial_evaluation
 from dp.fixed_point import History, history, until_certified
-from dp.linear import Krylov, direct, krylov
+from dp.linear import Krylov, krylov
 from dp.mdp import MDP, MRP, Count, Scalar, induce
 from dp.solution import Backup, Solution, conclude
 
@@ -58,7 +59,9 @@ def policy_iteration(mdp: MDP, start: Any = None, *, tol: Scalar | None = None, 
 @jax.jit
 def _policy_iteration(mdp: MDP, policy0, v0, tol, max_iters) -> Solution:
     def value(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
-        return direct(chain)
+        exact = linear.exact(chain)
+        # Elimination always has an answer; a Krylov method may have none.
+        return exact if transitions.is_dense(chain.P) else jnp.where(jnp.all(jnp.isfinite(exact)), exact, Tv)
 
     def stalled(backup: Backup, evaluated: Int[Array, " S"]) -> tuple[Bool[Array, ""], Int[Array, " S"]]:
         # The same policy has the same values again. What is left is what elimination left of them.
@@ -180,9 +183,9 @@ def _iterate(
 
     def back_up(v: Float[Array, " S"], policy: Int[Array, " S"]) -> Backup:
         q = bellman.action_values(fixed, v)
-        Tv = jnp.max(q, axis=1)
+        Tv = maximum(q, fixed.choices)
         known = spread(v, Tv, contraction)
-        return Backup(v, Tv, bellman.improve(q, policy), known.gap, known.floor)
+        return Backup(v, Tv, bellman.improve(q, policy, fixed.choices), known.gap, known.floor)
 
     def improved(backup: Backup) -> Float[Array, " S"]:
         return evaluate(induce(fixed, backup.policy), backup.v, backup.Tv)
@@ -218,9 +221,9 @@ def policy_iteration_history(
 def _policy_iteration_history(mdp: MDP, policy0, v0, *, num: int, sweeps: int | None) -> History:
     def step(k: Int[Array, ""], last: History) -> History:
         chain = induce(mdp, last.policy)
-        v = direct(chain) if sweeps is None else partial_evaluation(chain, last.v, sweeps)
+        v = linear.exact(chain) if sweeps is None else partial_evaluation(chain, last.v, sweeps)
         q = bellman.action_values(mdp, v)
-        return History(v, q, bellman.improve(q, last.policy))
+        return History(v, q, bellman.improve(q, last.policy, mdp.choices))
 
     return history(step, History(v0, bellman.action_values(mdp, v0), policy0), num)
 

@@ -11,6 +11,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from dp import bellman, transitions
@@ -19,6 +21,8 @@ from dp.checks import require_at_least, require_model, start_values, tolerance
 from dp.fixed_point import PATIENCE, recentred, until_certified
 from dp.mdp import MDP, Count, Scalar, at_states
 from dp.solution import Solution, conclude
+from dp.successors import Ragged, make_ragged
+from dp.table import tabulate
 from dp.value_iteration import back_up
 
 
@@ -41,19 +45,21 @@ def prioritised_sweeping(
     """
     require_model(mdp, "prioritised_sweeping")
     require_at_least(1, max_iters, "max_iters")
-    updates = mdp.R.shape[0] if updates is None else updates
+    updates = mdp.size if updates is None else updates
     require_at_least(1, updates, "updates")
-    return _prioritised_sweeping(mdp, start_values(mdp, start), updates, tolerance(tol, mdp.R.dtype), max_iters)
+    start, tol = start_values(mdp, start), tolerance(tol, mdp.R.dtype)
+    return _prioritised_sweeping(mdp, _listed_predecessors(mdp), start, updates, tol, max_iters)
 
 
 @jax.jit
-def _prioritised_sweeping(mdp: MDP, v0, updates, tol, max_iters) -> Solution:
+def _prioritised_sweeping(mdp: MDP, predecessors: Ragged | None, v0, updates, tol, max_iters) -> Solution:
     fixed, v0 = jax.lax.stop_gradient((mdp, v0))
-    contraction, predecessors = modulus(*fixed), transitions.predecessors(fixed.P, fixed.mask)
+    contraction = modulus(*fixed)
+    feel = _dense_predecessors(fixed) if predecessors is None else predecessors
 
     def update(k, v: Float[Array, " S"]) -> Float[Array, " S"]:
         priority = jnp.abs(bellman.optimality(fixed, v) - v)
-        step = functools.partial(_update, fixed, predecessors)
+        step = functools.partial(_update, fixed, feel)
         return jax.lax.fori_loop(0, updates, lambda _, state: step(*state), (v, priority))[0]
 
     advance, memory = recentred(update, contraction)
@@ -64,17 +70,50 @@ def _prioritised_sweeping(mdp: MDP, v0, updates, tol, max_iters) -> Solution:
         tol=tol,
         max_iters=max_iters,
         # With few updates at a time a large model takes many before the last state has had its turn.
-        patience=PATIENCE * -(-mdp.R.shape[0] // updates),
+        patience=PATIENCE * -(-mdp.size // updates),
         memory=memory,
     )
     return conclude(mdp, enclose(end.v, end.Tv, contraction), end.policy, iterations, tol)
 
 
 def _update(
-    mdp: MDP, predecessors: Float[Array, "S S"], v: Float[Array, " S"], priority: Float[Array, " S"]
+    mdp: MDP, predecessors: Float[Array, "S S"] | Ragged, v: Float[Array, " S"], priority: Float[Array, " S"]
 ) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
     """Back up the state of the highest priority; return the values and priorities after it."""
     s = jnp.argmax(priority)[None]
     Tv = bellman.optimality(at_states(mdp, s), v)
-    change = jnp.abs(Tv - v[s])
-    return v.at[s].set(Tv), priority.at[s].set(0) + mdp.gamma * predecessors[s[0]] * change
+    change = mdp.gamma * jnp.abs(Tv - v[s])
+    v, priority = v.at[s].set(Tv), priority.at[s].set(0)
+    if isinstance(predecessors, Ragged):
+        before = predecessors.take(s)
+        return v, priority.at[before.state].add(before.prob * change[None])
+    return v, priority + predecessors[s[0]] * change
+
+
+def _listed_predecessors(mdp: MDP) -> Ragged | None:
+    """`max_a p(s' | s, a)` in lists, row s', of a sparse model whose numbers are concrete."""
+    if transitions.is_dense(mdp.P) or any(isinstance(x, Tracer) for x in jax.tree.leaves(mdp)):
+        return None
+    table = tabulate(mdp)
+    S = len(table.choices) - 1
+    owner = np.repeat(np.arange(S), np.diff(table.choices))
+    edge = table.indices * S + np.repeat(owner, np.diff(table.indptr))
+    order = np.argsort(edge, kind="stable")
+    edge, first = np.unique(edge[order], return_index=True)
+    prob = np.maximum.reduceat(table.data[order], first) if len(edge) else table.data
+    return make_ragged(edge // S, edge % S, prob, S)
+
+
+def _dense_predecessors(mdp: MDP) -> Float[Array, "S S"]:
+    """`max_a p(s' | s, a)` over the allowed actions, row s': how much of a change in s' the values of s can feel.
+
+    Where P is not dense the sum over actions takes the place of the maximum.
+    """
+    if transitions.is_dense(mdp.P):
+        allowed = True if mdp.mask is None else mdp.mask[:, :, None]
+        return jnp.max(mdp.P, axis=1, initial=0.0, where=allowed).T
+    every = at_states(mdp, jnp.arange(mdp.size))
+    table = every.P.tabulated()
+    prob = table.prob if every.mask is None else jnp.where(every.mask[None], table.prob, 0)
+    state = jnp.broadcast_to(jnp.arange(mdp.size)[None, :, None], prob.shape)
+    return jnp.zeros((mdp.size, mdp.size), prob.dtype).at[table.state, state].add(prob)

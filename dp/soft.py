@@ -23,53 +23,58 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from dp import bellman, linear, transitions
 from dp.bounds import Modulus, enclose, modulus, spread
 from dp.checks import require_at_least, require_model, require_positive, start_values, tolerance
+from dp.choices import Choices, anywhere, maximum, most, of_state, total
 from dp.fixed_point import sweep, until_certified
 from dp.gradients import Operator
 from dp.mdp import MDP, Count, Scalar, induce
 from dp.solution import Backup, Solution, conclude
 
 
-def soft_state_values(q: Float[Array, "S A"], temperature: Scalar) -> Float[Array, " S"]:
+def soft_state_values(
+    q: Float[Array, "*rows"], temperature: Scalar, choices: Choices | None = None
+) -> Float[Array, " S"]:
     """`τ log Σ_a exp(q(s, a) / τ)`: the soft maximum over actions, shape [S]. τ in units of reward."""
-    top, weights = _weights(q, temperature)
-    return top + temperature * jnp.log(jnp.sum(weights, axis=1))
+    top, weights = _weights(q, temperature, choices)
+    return top + temperature * jnp.log(total(weights, choices))
 
 
-def soft_policy(q: Float[Array, "S A"], temperature: Scalar) -> Float[Array, "S A"]:
-    """`π(a|s) = exp(q(s, a) / τ) / Σ_b exp(q(s, b) / τ)`, shape [S, A]."""
-    _, weights = _weights(q, temperature)
-    return weights / jnp.sum(weights, axis=1, keepdims=True)
+def soft_policy(q: Float[Array, "*rows"], temperature: Scalar, choices: Choices | None = None) -> Float[Array, "*rows"]:
+    """`π(a|s) = exp(q(s, a) / τ) / Σ_b exp(q(s, b) / τ)`, in the shape of q, [S, A]."""
+    _, weights = _weights(q, temperature, choices)
+    return weights / of_state(total(weights, choices), choices)
 
 
 def soft_optimality(mdp: MDP, v: Float[Array, " S"], temperature: Scalar) -> Float[Array, " S"]:
     """`T_τ v(s) = τ log Σ_a exp((R(s, a) + γ Σ_s' p(s'|s, a) v(s')) / τ)`: the soft Bellman operator, shape [S]."""
-    return jnp.where(ended(mdp), 0, soft_state_values(bellman.action_values(mdp, v), temperature))
+    return jnp.where(ended(mdp), 0, soft_state_values(bellman.action_values(mdp, v), temperature, mdp.choices))
 
 
 def ended(mdp: MDP) -> Bool[Array, " S"]:
     """Return where the episode has ended: no way on and no reward. No action is taken there, no entropy won."""
     goes_on = (transitions.mass(mdp.P) != 0) | (mdp.R != 0)
-    return ~jnp.any(goes_on if mdp.mask is None else goes_on & mdp.mask, axis=1)
+    return ~anywhere(goes_on if mdp.mask is None else goes_on & mdp.mask, mdp.choices)
 
 
-def entropy(policy: Float[Array, "S A"]) -> Float[Array, " S"]:
+def entropy(policy: Float[Array, "*rows"], choices: Choices | None = None) -> Float[Array, " S"]:
     """`H(π(·|s)) = -Σ_a π(a|s) log π(a|s)` in nats, with 0 log 0 = 0. Shape [S]."""
-    return -jnp.sum(jax.scipy.special.xlogy(policy, policy), axis=1)
+    return -total(jax.scipy.special.xlogy(policy, policy), choices)
 
 
-def _weights(q: Float[Array, "S A"], temperature: Scalar) -> tuple[Array, Array]:
+def _weights(q: Float[Array, "*rows"], temperature: Scalar, choices: Choices | None) -> tuple[Array, Array]:
     """Return max_a q and `exp((q - max q) / τ)`; a forbidden action has weight 0."""
-    top = jax.lax.stop_gradient(jnp.max(q, axis=1))
+    top = jax.lax.stop_gradient(maximum(q, choices))
     allowed = ~jnp.isneginf(q)
     # Not -inf / τ: its derivative would be NaN.
-    x = jnp.where(allowed, q - top[:, None], 0) / temperature
+    x = jnp.where(allowed, q - of_state(top, choices), 0) / temperature
     return top, jnp.where(allowed, jnp.exp(x), 0)
 
 
 # θ = (mdp, τ). The policy that attains T_τ depends on θ and v: second derivatives need it.
 SOFT = Operator(
     apply=lambda theta, v: soft_optimality(theta[0], v, theta[1]),
-    chain=lambda theta, v: induce(theta[0], soft_policy(bellman.action_values(theta[0], v), theta[1])),
+    chain=lambda theta, v: induce(
+        theta[0], soft_policy(bellman.action_values(theta[0], v), theta[1], theta[0].choices)
+    ),
 )
 
 
@@ -115,18 +120,19 @@ def _soft(mdp: MDP, v0, temperature, tol, max_iters, *, exact: bool) -> Solution
     fixed, v0, tau = jax.lax.stop_gradient((mdp, v0, temperature))
     contraction, over = soft_modulus(fixed, tau), ended(fixed)
 
-    def backed_up(q: Float[Array, "S A"]) -> Float[Array, " S"]:
-        return jnp.where(over, 0, soft_state_values(q, tau))
+    def backed_up(q: Float[Array, "*rows"]) -> Float[Array, " S"]:
+        return jnp.where(over, 0, soft_state_values(q, tau, mdp.choices))
 
     def back_up(v: Float[Array, " S"], policy: Any) -> Backup:
         q = bellman.action_values(fixed, v)
         Tv = backed_up(q)
         known = spread(v, Tv, contraction)
-        return Backup(v, Tv, soft_policy(q, tau), known.gap, known.floor)
+        return Backup(v, Tv, soft_policy(q, tau, mdp.choices), known.gap, known.floor)
 
     def newton(k: Int[Array, ""], backup: Backup, memory: tuple) -> tuple[Float[Array, " S"], tuple]:
         chain = induce(fixed, backup.policy)
-        return linear.direct(chain._replace(r=chain.r + jnp.where(over, 0, tau * entropy(backup.policy)))), memory
+        bonus = jnp.where(over, 0, tau * entropy(backup.policy, mdp.choices))
+        return linear.exact(chain._replace(r=chain.r + bonus)), memory
 
     end, iterations = back_up(v0, None), jnp.asarray(1)
     if exact:
@@ -152,7 +158,7 @@ def soft_modulus(mdp: MDP, temperature: Float[Array, ""]) -> Modulus:
     to be right within 8 units in the last place; their sum, at least 1, by a factor (10 A) u, and so the logarithm by
     that, and by 8 u log A of its own. All times τ; the sum with max q is one more rounding of a backup.
     """
-    A = mdp.R.shape[1]
+    A = most(mdp.R, mdp.choices)
     contraction = modulus(*mdp, more_terms=4)
     unit = jnp.finfo(mdp.R.dtype).eps / 2
     extra = temperature * unit * (12 * A + 12 * math.log(A))

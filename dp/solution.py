@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dp import bellman
 from dp.bounds import Bounds
+from dp.choices import maximum
 from dp.gradients import EXPECTATION, Operator, fixed_point
 from dp.mdp import MDP, Policy, Scalar
 
@@ -29,7 +30,7 @@ class Backup(NamedTuple):
 class Solution(NamedTuple):
     """What every solver returns.
 
-    v: [S], halfway between the bounds. q: [S, A], `R + γ P v`.
+    v: [S], halfway between the bounds. q: [S, A] (or [C], as the rewards), `R + γ P v`.
     policy: [S], the policy that the certificate is about; its own value lies above `lower` too. (Soft: [S, A].)
     lower, upper: [S], `lower <= v_* <= upper`, rounding included (v_π instead of v_* after `evaluate`).
     iterations: how often the whole model was backed up (in policy iteration: how many policies were evaluated, and how
@@ -46,7 +47,7 @@ class Solution(NamedTuple):
     """
 
     v: Float[Array, " S"]
-    q: Float[Array, "S A"]
+    q: Float[Array, "*rows"]
     policy: Policy
     lower: Float[Array, " S"]
     upper: Float[Array, " S"]
@@ -62,18 +63,19 @@ def conclude(
     iterations: Int[Array, ""],
     tol: Scalar,
     *,
-    backed_up: Callable[[Float[Array, "S A"]], Float[Array, " S"]] = lambda q: jnp.max(q, axis=1),
+    backed_up: Callable[[Float[Array, "*rows"]], Float[Array, " S"]] | None = None,
     operator: Operator = EXPECTATION,
     theta: tuple | None = None,
 ) -> Solution:
     """Turn the bounds of the last backup into a Solution; one more backup gives q and the residual at the midpoint.
 
-    backed_up: T v as a function of q, for the operator that was iterated.
+    backed_up: T v as a function of q, for the operator that was iterated; by default the maximum over actions.
     operator, theta: the fixed-point equation whose derivatives v takes; by default that of the policy, θ = (mdp, π).
     """
     lower, v, upper, gap, _ = bounds
     v = fixed_point(operator, (mdp, policy) if theta is None else theta, v)
     q = bellman.action_values(mdp, v)
+    Tv = maximum(q, mdp.choices) if backed_up is None else backed_up(q)
     return Solution(
         v=v,
         q=q,
@@ -81,6 +83,6 @@ def conclude(
         lower=lower,
         upper=upper,
         iterations=iterations,
-        residual=jax.lax.stop_gradient(jnp.max(jnp.abs(backed_up(q) - v))),
+        residual=jax.lax.stop_gradient(jnp.max(jnp.abs(Tv - v))),
         converged=jnp.isfinite(gap) & (gap <= tol),
     )

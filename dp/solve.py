@@ -26,5 +26,5 @@ def solve(mdp: MDP, start: Any = None, *, tol: Scalar | None = None, max_iters: 
     Raises ValueError for gamma = 1, tol <= 0 and impossible policies.
     """
     require_model(mdp, "solve")
-    solver = policy_iteration if mdp.R.shape[0] <= SMALL else inexact_policy_iteration
+    solver = policy_iteration if mdp.size <= SMALL else inexact_policy_iteration
     return solver(mdp, start, tol=tol, max_iters=max_iters)

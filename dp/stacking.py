@@ -22,6 +22,11 @@ def stack(mdps: Sequence[MDP]) -> MDP:
         mdps = [_with_mask(mdp) for mdp in mdps]
     first = jax.tree.leaves_with_path(mdps[0])
     for i, mdp in enumerate(mdps):
+        if jax.tree.structure(mdp) != jax.tree.structure(mdps[0]):
+            raise ValueError(
+                f"mdps[{i}] has another form than mdps[0], dense or sparse, or rows in other groups: models that "
+                "dp.make_mdp made can be stacked, and those that dp.from_successors made"
+            )
         for (path, x), y in zip(first, jax.tree.leaves(mdp), strict=True):
             if (np.shape(x), jnp.result_type(x)) != (np.shape(y), jnp.result_type(y)):
                 name = jax.tree_util.keystr(path)

@@ -17,6 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from dp import bellman
 from dp.bounds import Modulus, enclose, modulus, spread
 from dp.checks import require_at_least, require_model, start_values, tolerance
+from dp.choices import argmax, maximum
 from dp.fixed_point import PATIENCE, History, history, recentred, sweep, until_certified
 from dp.mdp import MDP, Count, Scalar, at_states
 from dp.solution import Backup, Solution, conclude
@@ -65,7 +66,7 @@ def _value_iteration(mdp: MDP, v0, order, tol, max_iters, *, block: int) -> Solu
 
     start = back_up(fixed, contraction, v0)
     # The gap is a maximum over all states: where sweeps visit few of them, or some only once in M, it waits for those.
-    patience = PATIENCE if order is None else PATIENCE * -(-mdp.R.shape[0] // order.shape[1]) + order.shape[0]
+    patience = PATIENCE if order is None else PATIENCE * -(-mdp.size // order.shape[1]) + order.shape[0]
     advance, memory = (sweep, ()) if order is None else recentred(update, contraction)
     end, iterations = until_certified(
         advance,
@@ -82,9 +83,9 @@ def _value_iteration(mdp: MDP, v0, order, tol, max_iters, *, block: int) -> Solu
 def back_up(mdp: MDP, contraction: Modulus, v: Float[Array, " S"]) -> Backup:
     """Return T v, the policy greedy in v, and what the two say of v_*."""
     q = bellman.action_values(mdp, v)
-    Tv = jnp.max(q, axis=1)
+    Tv = maximum(q, mdp.choices)
     known = spread(v, Tv, contraction)
-    return Backup(v, Tv, jnp.argmax(q, axis=1), known.gap, known.floor)
+    return Backup(v, Tv, argmax(q, mdp.choices), known.gap, known.floor)
 
 
 def in_place(mdp: MDP, v: Float[Array, " S"], order: Int[Array, " N"], *, block: int = 1) -> Float[Array, " S"]:
@@ -122,11 +123,11 @@ def value_iteration_history(
 def _value_iteration_history(mdp: MDP, v0, order, *, num: int, block: int) -> History:
     def extend(v: Float[Array, " S"]) -> History:
         q = bellman.action_values(mdp, v)
-        return History(v, q, jnp.argmax(q, axis=1))
+        return History(v, q, argmax(q, mdp.choices))
 
     def step(k: Int[Array, ""], last: History) -> History:
         if order is None:
-            return extend(jnp.max(last.q, axis=1))
+            return extend(maximum(last.q, mdp.choices))
         return extend(in_place(mdp, last.v, order[k % order.shape[0]], block=block))
 
     return history(step, extend(v0), num)
@@ -139,7 +140,7 @@ def _sweeps(mdp: MDP, order: Order | ArrayLike | None) -> Int[Array, "M N"] | No
     order = order if isinstance(order, Tracer) else np.asarray(order)
     if order.ndim not in (1, 2) or not jnp.issubdtype(order.dtype, jnp.integer):
         raise ValueError(f"order must be integers of shape [N] or [M, N], got {order.dtype} with {list(order.shape)}")
-    S = mdp.R.shape[0]
+    S = mdp.size
     if not isinstance(order, Tracer):
         states = np.asarray(order)
         if states.size == 0 or states.min() < 0 or states.max() >= S:

@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import ArrayLike
 
-from dp.mdp import MDP, make_mdp
+from dp.dense import make_mdp
+from dp.mdp import MDP
 
 
 def corridor(length: int, *, gamma: ArrayLike, slip: float = 0.1) -> MDP:

@@ -13,7 +13,8 @@ Source: the example of the MDP Toolbox (Chadès, Chapron, Cros, Garcia and Sabba
 import numpy as np
 from jaxtyping import ArrayLike
 
-from dp.mdp import MDP, make_mdp
+from dp.dense import make_mdp
+from dp.mdp import MDP
 
 WAIT, CUT = 0, 1
 

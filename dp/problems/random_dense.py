@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import ArrayLike
 
-from dp.mdp import MDP, make_mdp
+from dp.dense import make_mdp
+from dp.mdp import MDP
 
 
 def random_dense(states: int, actions: int, *, gamma: ArrayLike, seed: int, blocks: int = 1, leak: float = 1e-4) -> MDP:

@@ -13,7 +13,8 @@ With γ = 1/2 the best is to explore at full energy and to conserve at low: v_* 
 import numpy as np
 from jaxtyping import ArrayLike
 
-from dp.mdp import MDP, from_dynamics
+from dp.dense import from_dynamics
+from dp.mdp import MDP
 
 STATES = ("F", "L", "D")
 ACTIONS = ("C", "E")

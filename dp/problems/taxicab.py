@@ -20,7 +20,8 @@ v_* = (1459720, 1623540, 1473920)/11999, about (121.65, 135.31, 122.84).
 import numpy as np
 from jaxtyping import ArrayLike
 
-from dp.mdp import MDP, make_mdp
+from dp.dense import make_mdp
+from dp.mdp import MDP
 
 CRUISE, STAND, CALL = range(3)
 ACTIONS = ("cruise", "stand", "call")

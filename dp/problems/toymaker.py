@@ -13,7 +13,8 @@ more than failure. At γ = 0.9 this is best as well, and v_* = (2020/91, 160/13)
 import numpy as np
 from jaxtyping import ArrayLike
 
-from dp.mdp import MDP, make_mdp
+from dp.dense import make_mdp
+from dp.mdp import MDP
 
 _PROBABILITIES = np.array([[[0.5, 0.5], [0.8, 0.2]], [[0.4, 0.6], [0.7, 0.3]]])
 _REWARDS = np.array([[[9.0, 3.0], [4.0, 4.0]], [[3.0, -7.0], [1.0, -19.0]]])

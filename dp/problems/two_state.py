@@ -12,7 +12,8 @@ v_* = (-60/7, -20). Below γ = 10/11 it is best to take the 10 and go. In the lo
 import numpy as np
 from jaxtyping import ArrayLike
 
-from dp.mdp import MDP, make_mdp
+from dp.dense import make_mdp
+from dp.mdp import MDP
 
 
 def two_state(gamma: ArrayLike = 0.95) -> MDP:

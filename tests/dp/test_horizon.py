@@ -16,7 +16,7 @@ from dp.solution import Solution
 from dp.stacking import stack
 
 H, S, A = 5, 4, 3
-FIELDS = dp.MDP._fields
+FIELDS = dp.MDP._fields[:4]
 START = np.array([1.0, -2.0, 0.5, 3.0])
 
 
@@ -45,7 +45,7 @@ def policies(mdp: dp.MDP) -> dict[str, np.ndarray]:
 
 def naive(mdp: dp.MDP, pi: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """v [H + 1, S] and q [H, S, A] from START, for a model in which every field has stages, and so has pi [H, S, A]."""
-    P, R, gamma, mask = map(np.asarray, mdp)
+    P, R, gamma, mask = map(np.asarray, mdp[:4])
     v, q = np.zeros((H + 1, S)), np.full((H, S, A), -np.inf)
     v[H] = START
     for t in reversed(range(H)):
@@ -64,8 +64,8 @@ def naive(mdp: dp.MDP, pi: np.ndarray | None = None) -> tuple[np.ndarray, np.nda
 @pytest.mark.parametrize("varying", [(), ("P",), ("R", "gamma", "mask"), FIELDS], ids=str)
 def test_the_induction_is_a_loop_whatever_has_stages(varying):
     mdp = staged(0)
-    some = dp.MDP(*(x if name in varying else x[1] for name, x in zip(FIELDS, mdp, strict=True)))
-    each = dp.MDP(*(x if name in varying else jnp.stack([x[1]] * H) for name, x in zip(FIELDS, mdp, strict=True)))
+    some = dp.MDP(*(x if name in varying else x[1] for name, x in zip(FIELDS, mdp[:4], strict=True)))
+    each = dp.MDP(*(x if name in varying else jnp.stack([x[1]] * H) for name, x in zip(FIELDS, mdp[:4], strict=True)))
     v, q = naive(each)
     solution = finite_horizon(some, H, START)
     assert_allclose(solution.v, v, rtol=1e-13)

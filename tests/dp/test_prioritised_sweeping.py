@@ -7,15 +7,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import dp
-from dp import transitions
-from dp.prioritised_sweeping import _update
+from dp.prioritised_sweeping import _dense_predecessors, _update
 
 
 def test_predecessors_are_the_largest_probabilities_of_getting_there(random_mdp):
     mask = np.ones((4, 3), bool)
     mask[2, 1] = False
     mdp = random_mdp(0, mask=mask)
-    found = transitions.predecessors(mdp.P, mdp.mask)
+    found = _dense_predecessors(mdp)
     for s in range(4):
         for s_next in range(4):
             assert found[s_next, s] == max(mdp.P[s, a, s_next] for a in range(3) if mask[s, a])
@@ -23,7 +22,7 @@ def test_predecessors_are_the_largest_probabilities_of_getting_there(random_mdp)
 
 def test_priorities_are_never_below_the_residuals(random_mdp):
     mdp = random_mdp(1, gamma=0.95, mask=np.arange(12).reshape(4, 3) % 4 != 2)
-    predecessors = transitions.predecessors(mdp.P, mdp.mask)
+    predecessors = _dense_predecessors(mdp)
     v = jnp.asarray(np.random.default_rng(1).normal(size=4) * 10)
     priority = jnp.abs(dp.optimality(mdp, v) - v)
     update, first = jax.jit(_update), priority.max()

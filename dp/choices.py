@@ -1,0 +1,148 @@
+"""Who owns which choice: maxima, minima and sums over the actions of a state, and what a policy takes of them.
+
+Action values come in one of two forms. A table `[S, A]`, where every state has A actions: there `choices` is None.
+Or, where states have different numbers of actions, a vector `[C]` of all choices, those of state 0 first: there
+`choices` says which belong to whom, and nothing is padded to the state that has most.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
+
+# Groups of up to so many slots are reduced slot by slot, which XLA fuses into one pass; larger ones row by row.
+UNROLLED = 16
+
+
+class Choices(NamedTuple):
+    """The choices of every state, state s owning `first[s]`, `first[s] + 1`, ...
+
+    first: [S]. owner: [C], the state of each choice.
+    groups: states with about the same number of choices, [slots, states]: the choices of each state in a column,
+        filled up with C, which stands for no choice. place: [S], where each state is among the groups' columns.
+    """
+
+    first: Int[Array, " S"]
+    owner: Int[Array, " C"]
+    groups: tuple[Int[Array, "A n"], ...]
+    place: Int[Array, " S"]
+
+
+def make_choices(start: Int[np.ndarray, " S1"]) -> Choices:
+    """Return the `Choices` of states that own `start[s]` to `start[s + 1] - 1`, at least one each."""
+    counts = np.diff(start)
+    groups, place = grouped(counts)
+    columns = []
+    for slots, states in groups:
+        choice = start[states] + np.arange(slots)[:, None]
+        columns.append(np.where(choice < start[states + 1], choice, start[-1]).astype(np.int32))
+    return Choices(
+        first=jnp.asarray(start[:-1], jnp.int32),
+        owner=jnp.asarray(np.repeat(np.arange(len(counts), dtype=np.int32), counts)),
+        groups=tuple(map(jnp.asarray, columns)),
+        place=jnp.asarray(place),
+    )
+
+
+def grouped(counts: Int[np.ndarray, " n"]) -> tuple[list[tuple[int, np.ndarray]], Int[np.ndarray, " n"]]:
+    """Group things by size, rounded up to 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: at most half as much again.
+
+    Returns [(size, which things)], and where each thing is when the groups are laid end to end.
+    """
+    sizes = [0, 1]
+    while sizes[-1] < counts.max(initial=1):
+        last = sizes[-1]
+        sizes.append(last * 3 // 2 if last > 1 and last & (last - 1) == 0 else 1 << last.bit_length())
+    size = np.asarray(sizes)[np.searchsorted(sizes, counts)]
+    order = np.argsort(size, kind="stable")
+    place = np.empty(len(counts), np.int32)
+    place[order] = np.arange(len(counts), dtype=np.int32)
+    found, where = np.unique(size[order], return_index=True)
+    return list(zip(map(int, found), np.split(order, where[1:]), strict=True)), place
+
+
+def deterministic(policy: ArrayLike) -> bool:
+    """Return whether a policy names actions (integers [S]) or gives probabilities (floats, one for each choice)."""
+    return jnp.issubdtype(jnp.result_type(policy), jnp.integer)
+
+
+def most(x: Shaped[Array, "..."], choices: Choices | None) -> int:
+    """Return the largest number of actions of a state."""
+    return x.shape[-1] if choices is None else max(group.shape[0] for group in choices.groups)
+
+
+def number(x: Shaped[Array, "..."], choices: Choices | None) -> Int[Array, "*S"] | int:
+    """Return how many actions each state has, forbidden ones included."""
+    return x.shape[-1] if choices is None else jnp.diff(jnp.append(choices.first, jnp.int32(x.shape[0]))).astype(int)
+
+
+def maximum(q: Float[Array, "*rows"], choices: Choices | None) -> Float[Array, "*S"]:
+    """`max_a q(s, a)`."""
+    return jnp.max(q, axis=-1) if choices is None else _reduce(q, choices, jnp.maximum, jnp.max, -jnp.inf)
+
+
+def minimum(q: Float[Array, "*rows"], choices: Choices | None) -> Float[Array, "*S"]:
+    """`min_a q(s, a)`."""
+    return jnp.min(q, axis=-1) if choices is None else _reduce(q, choices, jnp.minimum, jnp.min, jnp.inf)
+
+
+def total(q: Float[Array, "*rows"], choices: Choices | None) -> Float[Array, "*S"]:
+    """`Σ_a q(s, a)`."""
+    return jnp.sum(q, axis=-1) if choices is None else _reduce(q, choices, jnp.add, jnp.sum, 0)
+
+
+def anywhere(x: Bool[Array, "*rows"], choices: Choices | None) -> Bool[Array, "*S"]:
+    """Return whether x is true of any action of the state."""
+    return jnp.any(x, axis=-1) if choices is None else _reduce(x, choices, jnp.logical_or, jnp.any, False)
+
+
+def argmax(q: Float[Array, "*rows"], choices: Choices | None) -> Int[Array, "*S"]:
+    """`argmax_a q(s, a)`: the number of the action within its state; of equally good ones, the first."""
+    if choices is None:
+        return jnp.argmax(q, axis=-1)
+    padded = jnp.append(q, -jnp.inf)
+    found = []
+    for group in choices.groups:
+        if group.shape[0] > UNROLLED:
+            found.append(jnp.argmax(padded[group.T], axis=1))
+            continue
+        best, which = padded[group[0]], jnp.zeros(group.shape[1], int)
+        for k, rows in enumerate(group[1:], start=1):
+            better = padded[rows] > best
+            best, which = jnp.where(better, padded[rows], best), jnp.where(better, k, which)
+        found.append(which)
+    return jnp.concatenate(found)[choices.place]
+
+
+def rows(policy: Int[Array, " S"], choices: Choices | None, actions: int) -> Int[Array, " S"]:
+    """Return the flat index of the choice that a deterministic policy takes in every state."""
+    return (
+        jnp.arange(policy.shape[0]) * actions + policy if choices is None else choices.first + policy.astype(jnp.int32)
+    )
+
+
+def taken(q: Shaped[Array, "*rows"], policy: Int[Array, " S"], choices: Choices | None) -> Shaped[Array, " S"]:
+    """`q(s, π(s))`."""
+    if choices is None:
+        return jnp.take_along_axis(q, policy[:, None], axis=1)[:, 0]
+    return q[rows(policy, choices, 0)]
+
+
+def of_state(x: Shaped[Array, " S"], choices: Choices | None) -> Shaped[Array, "*rows"]:
+    """Return x(s) for every choice: [C], or [S, 1] to be broadcast over actions."""
+    return x[:, None] if choices is None else x[choices.owner]
+
+
+def _reduce(x: Array, choices: Choices, combine, reduce, nothing) -> Array:
+    padded = jnp.append(x, jnp.asarray(nothing, x.dtype))
+    found = []
+    for group in choices.groups:
+        if group.shape[0] > UNROLLED:
+            found.append(reduce(padded[group.T], axis=1))
+            continue
+        value = padded[group[0]]
+        for choice in group[1:]:
+            value = combine(value, padded[choice])
+        found.append(value)
+    return jnp.concatenate(found)[choices.place]

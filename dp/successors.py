@@ -1,0 +1,147 @@
+"""Transitions by lists of successors: K of them for every row, or a number that differs from row to row.
+
+Slot-major: the k-th successors of all rows lie side by side. A backup is then K fused passes over long vectors, which
+XLA turns into what one would write in C; the same numbers row by row take several times as long.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dp.choices import grouped
+
+# Up to so many slots a backup is one fused expression; beyond, a loop over slots, and for rows as long as LONG a sum
+# along each row.
+UNROLLED, LONG = 16, 64
+
+
+class Successors(NamedTuple):
+    """`p(s' | row)` as K pairs of a successor and its probability; a pair of probability 0 stands for nothing.
+
+    state: [K, *rows], each in range. prob: [K, *rows]. Successors may repeat: their probabilities add up.
+    """
+
+    state: Int[Array, "K *rows"]
+    prob: Float[Array, "K *rows"]
+
+    def __matmul__(self, v: Float[Array, " T"]) -> Float[Array, "*rows"]:
+        """`[P v](row) = Σ_k prob_k(row) v(state_k(row))`."""
+        K, *shape = self.state.shape
+        state, prob = self._flat()
+
+        def slot(k: int | Int[Array, ""]) -> Float[Array, " N"]:
+            return prob[k] * v.at[state[k]].get(mode="promise_in_bounds")
+
+        if K > LONG:
+            summed = jnp.sum(prob.T * v.at[state.T].get(mode="promise_in_bounds"), axis=1)
+        elif K > UNROLLED:
+            summed = jax.lax.fori_loop(1, K, lambda k, summed: summed + slot(k), slot(0))
+        else:
+            summed = sum((slot(k) for k in range(1, K)), start=slot(0)) if K else jnp.zeros(prob.shape[1:], v.dtype)
+        return summed.reshape(shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the rows. Successors are not an axis."""
+        return self.state.shape[1:]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of the probabilities."""
+        return self.prob.dtype
+
+    def mass(self) -> Float[Array, "*rows"]:
+        """`Σ_s' p(s' | row)`."""
+        return jnp.sum(self.prob, axis=0)
+
+    def terms(self) -> Int[Array, ""]:
+        """The largest number of products that a row adds up."""
+        return jnp.max(jnp.sum(self.prob != 0, axis=0, dtype=jnp.int32), initial=0)
+
+    def take(self, rows: Int[Array, "*n"]) -> "Successors":
+        """Return some rows, by their flat index."""
+        state, prob = self._flat()
+        return Successors(state[:, rows], prob[:, rows])
+
+    def tabulated(self) -> "Successors":
+        """Return itself."""
+        return self
+
+    def _flat(self) -> tuple[Int[Array, "K N"], Float[Array, "K N"]]:
+        K, *shape = self.state.shape
+        return self.state.reshape(K, math.prod(shape)), self.prob.reshape(K, math.prod(shape))
+
+
+class Ragged(NamedTuple):
+    """Rows with different numbers of successors, in groups of about the same number.
+
+    groups: `Successors` with rows [n] each: together all rows, filled up to at most half as many successors again.
+    place: [C], where each row is when the groups are laid end to end.
+    """
+
+    groups: tuple[Successors, ...]
+    place: Int[Array, " C"]
+
+    def __matmul__(self, v: Float[Array, " T"]) -> Float[Array, " C"]:
+        """`[P v](row) = Σ_s' p(s' | row) v(s')`."""
+        return self._join([group @ v for group in self.groups])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the rows: [C]."""
+        return self.place.shape
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of the probabilities."""
+        return self.groups[0].prob.dtype
+
+    def mass(self) -> Float[Array, " C"]:
+        """`Σ_s' p(s' | row)`."""
+        return self._join([group.mass() for group in self.groups])
+
+    def terms(self) -> Int[Array, ""]:
+        """The largest number of products that a row adds up."""
+        return jnp.max(jnp.stack([group.terms() for group in self.groups]))
+
+    def take(self, rows: Int[Array, "*n"]) -> Successors:
+        """Return some rows by their index, filled up to the longest row of all: for a few rows at a time."""
+        place, K = self.place[rows], max(group.state.shape[0] for group in self.groups)
+        state, prob = jnp.zeros((K, *rows.shape), jnp.int32), jnp.zeros((K, *rows.shape), self.dtype)
+        first = 0
+        for group in self.groups:
+            size, n = group.state.shape
+            here = (place >= first) & (place < first + n)
+            found = group.take(jnp.clip(place - first, 0, n - 1))
+            state = state.at[:size].set(jnp.where(here, found.state, state[:size]))
+            prob = prob.at[:size].set(jnp.where(here, found.prob, prob[:size]))
+            first += n
+        return Successors(state, prob)
+
+    def tabulated(self) -> Successors:
+        """Return all rows filled up to the longest: for models that are small."""
+        return self.take(jnp.arange(self.place.shape[0]))
+
+    def _join(self, parts: list[Array]) -> Array:
+        return jnp.concatenate(parts).at[self.place].get(mode="promise_in_bounds")
+
+
+def make_ragged(
+    row: Int[np.ndarray, " N"], state: Int[np.ndarray, " N"], prob: Float[np.ndarray, " N"], rows: int
+) -> Ragged:
+    """Return the operator with the entries `p(state | row) = prob`, sorted by row, of so many rows."""
+    counts = np.bincount(row, minlength=rows)
+    begin = np.append(0, np.cumsum(counts))
+    parts, place = grouped(counts)
+    # One entry more, of probability 0, for rows to be filled up with.
+    state, prob = np.append(state, 0).astype(np.int32), np.append(prob, np.zeros(1, prob.dtype))
+    groups = []
+    for slots, members in parts:
+        entry = begin[members] + np.arange(slots)[:, None]
+        entry = np.where(entry < begin[members + 1], entry, len(prob) - 1)
+        groups.append(Successors(jnp.asarray(state[entry]), jnp.asarray(prob[entry])))
+    return Ragged(tuple(groups), jnp.asarray(place))

@@ -1,0 +1,76 @@
+"""An MDP on the host: NumPy arrays, one sparse row for every choice. Graph work and file formats start from it."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from dp.mdp import MDP
+from dp.transitions import Ragged, is_dense
+
+
+class Table(NamedTuple):
+    """The choices of an MDP, state by state, in compressed sparse rows.
+
+    data, indices: [N], probabilities and successors; row c owns `indptr[c]` to `indptr[c + 1] - 1`, and none twice.
+    choices: [S + 1]; state s owns the rows `choices[s]` to `choices[s + 1] - 1`. rewards: [C], expected.
+    actions: [C], the number that each choice has as an action in the MDP.
+    """
+
+    data: Float[np.ndarray, " N"]
+    indices: Int[np.ndarray, " N"]
+    indptr: Int[np.ndarray, " C1"]
+    choices: Int[np.ndarray, " S1"]
+    rewards: Float[np.ndarray, " C"]
+    actions: Int[np.ndarray, " C"]
+
+
+def tabulate(mdp: MDP) -> Table:
+    """Return the table of any MDP whose numbers are concrete. Forbidden actions are left out, as are zeros."""
+    R = np.asarray(mdp.R)
+    if mdp.choices is not None:
+        owner, first = np.asarray(mdp.choices.owner), np.asarray(mdp.choices.first)
+        start, actions = np.append(first, len(R)), np.arange(len(R)) - first[owner]
+        row, indices, data = _entries(mdp)
+    else:
+        S, A = R.shape
+        allowed = np.ones((S, A), bool) if mdp.mask is None else np.asarray(mdp.mask)
+        row, indices, data = _entries(mdp)
+        known = allowed.ravel()
+        number = np.cumsum(known) - 1
+        kept = known[row]
+        row, indices, data = number[row[kept]], indices[kept], data[kept]
+        actions, R = np.nonzero(allowed)[1], R[allowed]
+        start = np.append(0, np.cumsum(allowed.sum(1)))
+    indptr = np.append(0, np.cumsum(np.bincount(row, minlength=len(R))))
+    return Table(data, indices, indptr, start, R, actions)
+
+
+def _entries(mdp: MDP) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return row, successor and probability of all entries that are not 0, sorted, repeated successors added up."""
+    P = mdp.P
+    if is_dense(P):
+        flat = np.asarray(P).reshape(-1, P.shape[-1])
+        row, indices = np.nonzero(flat)
+        return row, indices, flat[row, indices]
+    if isinstance(P, Ragged):
+        place = np.argsort(np.asarray(P.place))  # the row in each place
+        starts = np.cumsum([0] + [group.state.shape[1] for group in P.groups])
+        groups = [(group, place[a:b]) for group, a, b in zip(P.groups, starts, starts[1:], strict=False)]
+    else:
+        groups = [(P.tabulated(), None)]
+    found = [_listed(group, rows) for group, rows in groups]
+    row, indices, data = (np.concatenate(x) for x in zip(*found, strict=True))
+    order = np.lexsort((indices, row))
+    row, indices, data = row[order], indices[order], data[order]
+    new = np.append(True, (row[1:] != row[:-1]) | (indices[1:] != indices[:-1]))[: len(row)]
+    if new.all():
+        return row, indices, data
+    return row[new], indices[new], np.add.reduceat(data, np.flatnonzero(new))
+
+
+def _listed(group, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    state, prob = np.asarray(group.state), np.asarray(group.prob)
+    state, prob = state.reshape(state.shape[0], -1), prob.reshape(state.shape[0], -1)
+    _, row = kept = np.nonzero(prob)
+    return row if rows is None else rows[row], state[kept].astype(np.int64), prob[kept]
