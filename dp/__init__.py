@@ -13,6 +13,9 @@ from .bellman import optimality as optimality
 from .bellman import state_values as state_values
 from .bounds import Bounds as Bounds
 from .bounds import bounds as bounds
+from .conversion import as_choices as as_choices
+from .conversion import as_dense as as_dense
+from .conversion import as_successors as as_successors
 from .dense import from_dynamics as from_dynamics
 from .dense import make_mdp as make_mdp
 from .evaluation import evaluate as evaluate

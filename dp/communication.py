@@ -57,7 +57,7 @@ def graph_of(table: Table) -> Graph:
     """Return the graph of an MDP on the host."""
     S, C = len(table.choices) - 1, len(table.rewards)
     row = np.repeat(np.arange(C), np.diff(table.indptr))
-    mass = np.bincount(row, weights=table.data, minlength=C)
+    mass = np.bincount(row, weights=table.data, minlength=C).astype(float)
     # What make_mdp takes for the rounding of a row is no end of an episode.
     ends = np.flatnonzero(mass < 1 - rounding_slack(table.data.dtype))
     owner = np.repeat(np.arange(S), np.diff(table.choices))

@@ -119,7 +119,7 @@ def from_choices(
 
     counts = np.diff(indptr)
     row = np.repeat(np.arange(C), counts)
-    total = np.bincount(row, weights=data, minlength=C)
+    total = np.bincount(row, weights=data, minlength=C).astype(float)
     check_masses(total, slack, read=counts > 0, thin=substochastic, hint="substochastic= allows missing mass")
     order = np.lexsort((indices, row))
     row, indices, data = row[order], indices[order], data[order]

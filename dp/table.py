@@ -1,5 +1,6 @@
 """An MDP on the host: NumPy arrays, one sparse row for every choice. Graph work and file formats start from it."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -70,7 +71,6 @@ def _entries(mdp: MDP) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _listed(group, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    state, prob = np.asarray(group.state), np.asarray(group.prob)
-    state, prob = state.reshape(state.shape[0], -1), prob.reshape(state.shape[0], -1)
+    state, prob = (np.asarray(x).reshape(len(x), math.prod(x.shape[1:])) for x in (group.state, group.prob))
     _, row = kept = np.nonzero(prob)
     return row if rows is None else rows[row], state[kept].astype(np.int64), prob[kept]
