@@ -5,7 +5,9 @@ Or, where states have different numbers of actions, a vector `[C]` of all choice
 `choices` says which belong to whom, and nothing is padded to the state that has most.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -79,40 +81,35 @@ def number(x: Shaped[Array, "..."], choices: Choices | None) -> Int[Array, "*S"]
 
 def maximum(q: Float[Array, "*rows"], choices: Choices | None) -> Float[Array, "*S"]:
     """`max_a q(s, a)`."""
-    return jnp.max(q, axis=-1) if choices is None else _reduce(q, choices, jnp.maximum, jnp.max, -jnp.inf)
+    return _reduce(q, choices, jnp.maximum, jnp.max, -jnp.inf)
 
 
 def minimum(q: Float[Array, "*rows"], choices: Choices | None) -> Float[Array, "*S"]:
     """`min_a q(s, a)`."""
-    return jnp.min(q, axis=-1) if choices is None else _reduce(q, choices, jnp.minimum, jnp.min, jnp.inf)
+    return _reduce(q, choices, jnp.minimum, jnp.min, jnp.inf)
 
 
 def total(q: Float[Array, "*rows"], choices: Choices | None) -> Float[Array, "*S"]:
     """`Σ_a q(s, a)`."""
-    return jnp.sum(q, axis=-1) if choices is None else _reduce(q, choices, jnp.add, jnp.sum, 0)
+    return _reduce(q, choices, jnp.add, jnp.sum, 0)
 
 
 def anywhere(x: Bool[Array, "*rows"], choices: Choices | None) -> Bool[Array, "*S"]:
     """Return whether x is true of any action of the state."""
-    return jnp.any(x, axis=-1) if choices is None else _reduce(x, choices, jnp.logical_or, jnp.any, False)
+    return _reduce(x, choices, jnp.logical_or, jnp.any, False)
 
 
 def argmax(q: Float[Array, "*rows"], choices: Choices | None) -> Int[Array, "*S"]:
     """`argmax_a q(s, a)`: the number of the action within its state; of equally good ones, the first."""
-    if choices is None:
-        return jnp.argmax(q, axis=-1)
-    padded = jnp.append(q, -jnp.inf)
-    found = []
-    for group in choices.groups:
-        if group.shape[0] > UNROLLED:
-            found.append(jnp.argmax(padded[group.T], axis=1))
-            continue
-        best, which = padded[group[0]], jnp.zeros(group.shape[1], int)
-        for k, rows in enumerate(group[1:], start=1):
-            better = padded[rows] > best
-            best, which = jnp.where(better, padded[rows], best), jnp.where(better, k, which)
-        found.append(which)
-    return jnp.concatenate(found)[choices.place]
+
+    def first_best(slots: list[Array]) -> Int[Array, " n"]:
+        best, which = slots[0], jnp.zeros(slots[0].shape, int)
+        for k, slot in enumerate(slots[1:], start=1):
+            better = slot > best
+            best, which = jnp.where(better, slot, best), jnp.where(better, k, which)
+        return which
+
+    return _by_slots(q, choices, first_best, jnp.argmax, -jnp.inf)
 
 
 def rows(policy: Int[Array, " S"], choices: Choices | None, actions: int) -> Int[Array, " S"]:
@@ -134,15 +131,22 @@ def of_state(x: Shaped[Array, " S"], choices: Choices | None) -> Shaped[Array, "
     return x[:, None] if choices is None else x[choices.owner]
 
 
-def _reduce(x: Array, choices: Choices, combine, reduce, nothing) -> Array:
+def _reduce(x: Array, choices: Choices | None, combine: Callable, along_rows: Callable, nothing: Any) -> Array:
+    return _by_slots(x, choices, functools.partial(functools.reduce, combine), along_rows, nothing)
+
+
+def _by_slots(x: Array, choices: Choices | None, over_slots: Callable, along_rows: Callable, nothing: Any) -> Array:
+    """Reduce over actions: slot by slot, or along rows where there are many slots; nothing fills up the groups.
+
+    XLA on CPU would fuse a reduction along rows with the sums over successors before it into one loop, five times as
+    slow as the two.
+    """
+    if choices is None:
+        few = 0 < x.shape[-1] <= UNROLLED
+        return over_slots([x[..., a] for a in range(x.shape[-1])]) if few else along_rows(x, axis=-1)
     padded = jnp.append(x, jnp.asarray(nothing, x.dtype))
     found = []
     for group in choices.groups:
-        if group.shape[0] > UNROLLED:
-            found.append(reduce(padded[group.T], axis=1))
-            continue
-        value = padded[group[0]]
-        for choice in group[1:]:
-            value = combine(value, padded[choice])
-        found.append(value)
+        few = group.shape[0] <= UNROLLED
+        found.append(over_slots([padded[slot] for slot in group]) if few else along_rows(padded[group.T], axis=1))
     return jnp.concatenate(found)[choices.place]

@@ -100,6 +100,16 @@ class Ragged(NamedTuple):
         """The dtype of the probabilities."""
         return self.groups[0].prob.dtype
 
+    @property
+    def longest(self) -> int:
+        """The largest number of successors there is room for."""
+        return max(group.state.shape[0] for group in self.groups)
+
+    @property
+    def stored(self) -> int:
+        """How many successors are stored."""
+        return sum(group.state.size for group in self.groups)
+
     def mass(self) -> Float[Array, " C"]:
         """`Σ_s' p(s' | row)`."""
         return self._join([group.mass() for group in self.groups])
@@ -110,7 +120,7 @@ class Ragged(NamedTuple):
 
     def take(self, rows: Int[Array, "*n"]) -> Successors:
         """Return some rows by their index, filled up to the longest row of all: for a few rows at a time."""
-        place, K = self.place[rows], max(group.state.shape[0] for group in self.groups)
+        place, K = self.place[rows], self.longest
         state, prob = jnp.zeros((K, *rows.shape), jnp.int32), jnp.zeros((K, *rows.shape), self.dtype)
         first = 0
         for group in self.groups:

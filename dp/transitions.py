@@ -146,13 +146,16 @@ def follow(P: Transitions, policy: Array, choices: Choices | None = None) -> Tra
     """`p_π(s' | s) = Σ_a π(a | s) p(s' | s, a)`: the chain that a policy makes.
 
     For a deterministic policy the rows are gathered by flat index: a sweep over the chain then reads A times less,
-    except where rows are ragged.
+    except where few rows are much longer than most.
     """
     if not deterministic(policy):
         dense = is_dense(P)
         return jnp.einsum("sa,sat->st", policy, P, precision="highest") if dense else Averaged(P, policy, choices)
     if isinstance(P, Ragged):
-        return Chosen(P, rows(policy, choices, 0))
+        row = rows(policy, choices, 0)
+        # Filled up to the longest row, the chain may still be smaller than the model.
+        filled = P.longest * row.shape[0]
+        return P.take(row) if filled <= P.stored else Chosen(P, row)
     if isinstance(P, Steps):
         return P._replace(state=P.state[:, 0], action=policy.astype(P.action.dtype))
     flat = rows(policy, None, P.shape[1])

@@ -1,5 +1,6 @@
 """The doors of sparse models: what comes in is what is solved, and what is wrong is named."""
 
+import functools
 import re
 
 import jax
@@ -13,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import dp
 from dp.choices import grouped
 from dp.successors import LONG, UNROLLED, Successors, make_ragged
-from dp.transitions import Transposed, dense
+from dp.transitions import Chosen, Transposed, dense
 
 STATE = np.array([[[0, 1], [1, 1]], [[1, 0], [0, 0]]])
 PROB = np.array([[[0.5, 0.5], [0.25, 0.75]], [[1.0, 0.0], [1.0, 0.0]]])
@@ -236,3 +237,45 @@ def test_float32_stays_float32():
     for model in (mdp, ragged):
         assert model.R.dtype == model.gamma.dtype == dp.solve(model).v.dtype == jnp.float32
         assert dp.solve(model).converged
+
+
+@functools.lru_cache
+def one_long_row() -> tuple[dp.MDP, dp.MDP]:
+    """State 0 may lead anywhere, all others to two states at most: filled up, its chain would outgrow the model."""
+    rng = np.random.default_rng(1)
+    S = 40
+    P, mask = np.zeros((S, 3, S)), np.ones((S, 3), bool)
+    P[0] = rng.dirichlet(np.ones(S), size=3)
+    for s, a in np.ndindex(S - 1, 3):
+        P[s + 1, a, rng.choice(S, size=2, replace=False)] = [0.25, 0.75]
+    mask[1:, 2] = rng.random(S - 1) < 0.2
+    mask[0, 1:] = False
+    mdp = dp.make_mdp(P, rng.normal(size=(S, 3)), 0.9, mask=mask)
+    return mdp, dp.as_choices(mdp)
+
+
+def test_a_row_much_longer_than_all_others():
+    mdp, ragged = one_long_row()
+    expected = dp.solve(mdp)
+    assert isinstance(dp.induce(ragged, expected.policy).P, Chosen)
+    for solver in (dp.policy_iteration, dp.solve):
+        found = solver(ragged)
+        assert found.converged
+        assert_allclose(found.v, expected.v, atol=1e-6)
+    bounds = dp.bounds(ragged, found.v, found.policy)
+    assert bounds.gap <= 1e-6
+    gain = dp.evaluate_average(ragged, found.policy).gain
+    assert_allclose(gain, dp.evaluate_average(mdp, expected.policy).gain, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_large_sparse_models_are_evaluated_without_a_matrix(monkeypatch):
+    # As if elimination ended below this size.
+    monkeypatch.setattr("dp.linear.DIRECT", 10)
+    jax.clear_caches()
+    mdp, ragged = one_long_row()
+    expected = dp.relative_value_iteration(mdp)
+    assert_allclose(dp.average_policy_iteration(ragged).gain, expected.gain, atol=1e-6)
+    assert_allclose(dp.policy_iteration(ragged).v, dp.solve(mdp).v, atol=1e-6)
+    assert_allclose(dp.evaluate(ragged, np.zeros(40, int)).v, dp.evaluate(mdp, np.zeros(40, int)).v, atol=1e-6)
+    jax.clear_caches()
