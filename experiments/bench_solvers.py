@@ -46,7 +46,7 @@ def problems(states: int, gamma: float, seed: int) -> dict[str, dp.MDP]:
     return {
         "random": dp.problems.random_dense(states, 8, gamma=gamma, seed=seed),
         "nearly closed blocks": dp.problems.random_dense(states, 8, gamma=gamma, seed=seed, blocks=blocks),
-        "garnet": dp.problems.garnet(states, 5, min(3, states), gamma=gamma, seed=seed),
+        "garnet": dp.problems.garnet(states, 5, min(3, states), gamma=gamma, seed=seed, dense=True),
         "forest": dp.problems.forest(states, gamma=gamma),
         "corridor": dp.problems.corridor(states, gamma=gamma),
         "grid with a goal": grid(step_reward=-1.0, terminals=[corner]),

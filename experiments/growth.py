@@ -48,7 +48,7 @@ def by_size(
     for ax, (label, points) in zip(figure.subplots(1, 2), axes.items(), strict=True):
         rows = {name: [] for name in SOLVERS}
         for _, (S, A) in points:
-            mdp = dp.problems.garnet(S, A, 5, gamma=GAMMA, seed=seed)
+            mdp = dp.problems.garnet(S, A, 5, gamma=GAMMA, seed=seed, dense=True)
             for name, solve in SOLVERS.items():
                 rows[name].append(measure(solve, mdp, clock))
                 advance()
@@ -91,7 +91,7 @@ def against_enumeration(
     rows: dict[str, list[float]] = {"all |A|^|S| policies": []} | {name: [] for name in SOLVERS}
     worst = 0.0
     for S in sizes:
-        mdp = dp.problems.garnet(S, A, 2, gamma=GAMMA, seed=seed)
+        mdp = dp.problems.garnet(S, A, 2, gamma=GAMMA, seed=seed, dense=True)
         run = clock.compile(enumerate_policies, mdp)
         run(mdp)
         start = time.perf_counter()
