@@ -1,5 +1,6 @@
 """Exact dynamic programming for finite Markov decision processes, with a certificate on every answer."""
 
+from . import formats as formats
 from . import problems as problems
 from .anderson import anderson_iteration as anderson_iteration
 from .average import average_policy_iteration as average_policy_iteration
@@ -30,6 +31,12 @@ from .policy_iteration import modified_policy_iteration as modified_policy_itera
 from .policy_iteration import policy_iteration as policy_iteration
 from .policy_iteration import policy_iteration_history as policy_iteration_history
 from .prioritised_sweeping import prioritised_sweeping as prioritised_sweeping
+from .reachability import reachability as reachability
+from .rollout import discounted_return as discounted_return
+from .rollout import returns as returns
+from .rollout import rollout as rollout
+from .rollout import time_to_absorption as time_to_absorption
+from .show import show as show
 from .soft import soft_optimality as soft_optimality
 from .soft import soft_policy as soft_policy
 from .soft import soft_policy_iteration as soft_policy_iteration
@@ -42,5 +49,6 @@ from .sparse import from_successors as from_successors
 from .stacking import stack as stack
 from .table import Table as Table
 from .table import tabulate as tabulate
+from .total_reward import total_reward as total_reward
 from .value_iteration import value_iteration as value_iteration
 from .value_iteration import value_iteration_history as value_iteration_history

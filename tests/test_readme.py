@@ -42,8 +42,14 @@ def test_dynamic_programming(program):
     np.testing.assert_allclose(found["slope"], 6, rtol=1e-5)
 
 
-def test_denoising_score_matching(program):
+def test_without_a_discount(program):
     found = program(1)
+    np.testing.assert_allclose(found["win"].v[25:100:25], [4 / 25, 2 / 5, 16 / 25], atol=1e-6)
+    assert found["win"].converged
+
+
+def test_denoising_score_matching(program):
+    found = program(2)
     from dsm import metrics
 
     exact = found["smoothed"].score

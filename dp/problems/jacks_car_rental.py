@@ -11,7 +11,7 @@ Nothing is truncated: `min(X, n)` and `min(n + Y, 20)` take the tails of the dis
 
 import numpy as np
 from jaxtyping import ArrayLike
-from scipy.stats import poisson
+from scipy.special import gammaln, pdtrc, xlogy
 
 from dp.dense import make_mdp
 from dp.mdp import MDP
@@ -52,11 +52,20 @@ def lot(requests: float, returns: float) -> tuple[np.ndarray, np.ndarray]:
     """Return how a lot goes from morning to evening, `P[n, n']`, and how many cars it rents, `E[min(X, n)]`."""
     n = np.arange(MOST + 1)
     # rented[n, k] = P(min(X, n) = k), and back[m, n'] = P(min(m + Y, 20) = n').
-    rented = np.where(
-        n < n[:, None], poisson.pmf(n, requests), np.where(n == n[:, None], poisson.sf(n - 1, requests), 0)
-    )
+    rented = np.where(n < n[:, None], exactly(n, requests), np.where(n == n[:, None], at_least(n, requests), 0))
     came = n - n[:, None]
-    back = np.where(n < MOST, poisson.pmf(came, returns), poisson.sf(came - 1, returns))
+    back = np.where(n < MOST, exactly(came, returns), at_least(came, returns))
     left = n[:, None] - n
     P = np.einsum("nk,nkm->nm", rented, back[np.maximum(left, 0)])
     return P, rented @ n
+
+
+def at_least(n: np.ndarray, mean: float) -> np.ndarray:
+    """Return the probability that a Poisson number is n or more."""
+    return np.where(n <= 0, 1.0, pdtrc(np.maximum(n - 1, 0), mean))
+
+
+def exactly(n: np.ndarray, mean: float) -> np.ndarray:
+    """Return the probability that a Poisson number is n."""
+    k = np.maximum(n, 0)
+    return np.where(n < 0, 0.0, np.exp(xlogy(k, mean) - gammaln(k + 1) - mean))
