@@ -23,6 +23,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from dp.table import Table
+from dp.validation import rounding_slack
 
 
 class Arena(NamedTuple):
@@ -44,7 +45,7 @@ def arena(table: Table) -> Arena:
     owner = np.repeat(np.arange(S), np.diff(table.choices))
     row = np.repeat(np.arange(C), np.diff(table.indptr))
     mass = np.bincount(row, table.data, minlength=C)
-    ends = np.flatnonzero(mass < 1 - max(1e-8, 100 * float(np.finfo(table.data.dtype).eps)))
+    ends = np.flatnonzero(mass < 1 - rounding_slack(table.data.dtype))
     seen = table.data > 0
     return Arena(owner, np.append(row[seen], ends), np.append(table.indices[seen], np.full(len(ends), S)), S)
 
@@ -121,7 +122,8 @@ def certain(
 def end_components(arena: Arena, rows: Bool[np.ndarray, " C"]) -> tuple[Int[np.ndarray, " S1"], Bool[np.ndarray, " C"]]:
     """Return the number of the maximal end component of each state, -1 for none, and the choices that stay in it.
 
-    Drop the choices that may leave their strongly connected class, and repeat. O(edges) a pass, mostly a few.
+    They are numbered in the order of their first states. Drop the choices that may leave their strongly connected
+    class, and repeat: O(edges) a pass, mostly a few. Source: de Alfaro (1997), chapter 3.
     """
     stays, kept = rows.copy(), rows[arena.row]
     row, successor = arena.row[kept], arena.successor[kept]
@@ -135,7 +137,8 @@ def end_components(arena: Arena, rows: Bool[np.ndarray, " C"]) -> tuple[Int[np.n
         row, successor = row[stays[row]], successor[stays[row]]
     inside = np.unique(arena.owner[stays])
     number = np.full(arena.end + 1, -1)
-    number[inside] = np.unique(label[inside], return_inverse=True)[1]
+    _, first, which = np.unique(label[inside], return_index=True, return_inverse=True)
+    number[inside] = np.argsort(np.argsort(first))[which]
     return number, stays
 
 

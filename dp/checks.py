@@ -49,7 +49,8 @@ def require_model(mdp: MDP, solver: str, *, discounted: bool = True) -> None:
     if discounted and not isinstance(mdp.gamma, Tracer) and float(np.asarray(mdp.gamma)) >= 1:
         raise ValueError(
             f"{solver} needs gamma < 1, got gamma = {float(np.asarray(mdp.gamma)):.10g}; without a discount there are "
-            "dp.finite_horizon, dp.evaluate of a policy that ends, and dp.relative_value_iteration"
+            "dp.total_reward, dp.reachability, dp.finite_horizon, dp.evaluate of a policy that ends, and "
+            "dp.relative_value_iteration"
         )
 
 

@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Int
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
+from dp import attractors
+from dp.attractors import Arena, arena
 from dp.mdp import MDP
 from dp.table import Table, tabulate
-from dp.validation import rounding_slack
 
 
 class Graph(NamedTuple):
@@ -55,14 +54,9 @@ def graph(mdp: MDP) -> Graph:
 
 def graph_of(table: Table) -> Graph:
     """Return the graph of an MDP on the host."""
-    S, C = len(table.choices) - 1, len(table.rewards)
-    row = np.repeat(np.arange(C), np.diff(table.indptr))
-    mass = np.bincount(row, weights=table.data, minlength=C).astype(float)
-    # What make_mdp takes for the rounding of a row is no end of an episode.
-    ends = np.flatnonzero(mass < 1 - rounding_slack(table.data.dtype))
-    owner = np.repeat(np.arange(S), np.diff(table.choices))
-    edges = np.append(row, ends), np.append(table.indices, np.full(len(ends), S))
-    return Graph(*edges, owner, table.actions, mass, S)
+    owner, row, successor, S = arena(table)
+    mass = np.bincount(np.repeat(np.arange(len(owner)), np.diff(table.indptr)), table.data, minlength=len(owner))
+    return Graph(row, successor, owner, table.actions, mass.astype(float), S)
 
 
 def follow(graph: Graph, policy: ArrayLike) -> Graph:
@@ -86,29 +80,11 @@ def chain(graph: Graph) -> Graph:
 
 
 def end_components(graph: Graph) -> EndComponents:
-    """Find the maximal end components: drop the actions that may leave their strongly connected class, and repeat.
-
-    Those of a chain are its recurrent classes. Source: de Alfaro (1997), chapter 3. O(edges) a pass, mostly a few.
-    """
-    S = graph.states
-    row, successor = graph.row, graph.successor
-    stays = np.zeros(len(graph.owner), bool)
-    stays[row] = True
-    while True:
-        state = graph.owner[row]
-        # Booleans: edges that several actions share are joined, not counted.
-        edges = csr_array((np.ones(len(row), bool), (state, successor)), shape=(S + 1, S + 1))
-        _, label = connected_components(edges, connection="strong")
-        leaves = label[state] != label[successor]
-        if not leaves.any():
-            break
-        stays[row[leaves]] = False
-        row, successor = row[stays[row]], successor[stays[row]]
-    inside = np.unique(graph.owner[stays])
-    _, first, which = np.unique(label[inside], return_index=True, return_inverse=True)
-    numbered = np.full(S, -1)
-    numbered[inside] = np.argsort(np.argsort(first))[which]
-    return EndComponents(numbered, stays)
+    """Find the maximal end components; those of a chain are its recurrent classes."""
+    leads_on = np.zeros(len(graph.owner), bool)
+    leads_on[graph.row] = True
+    label, stays = attractors.end_components(Arena(graph.owner, graph.row, graph.successor, graph.states), leads_on)
+    return EndComponents(label[:-1], stays)
 
 
 def separate_classes(graph: Graph) -> tuple[np.ndarray, np.ndarray] | None:

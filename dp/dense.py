@@ -7,6 +7,7 @@ from jaxtyping import ArrayLike
 
 from dp.mdp import MDP
 from dp.validation import (
+    check_actions,
     check_finite,
     check_gamma,
     check_masses,
@@ -53,10 +54,7 @@ def make_mdp(
     if R.shape not in ((S, A), (S,), (S, A, S)):
         raise ValueError(f"R must have shape {[S, A]}, {[S]} or {[S, A, S]} to fit P, got {list(R.shape)}")
     gamma = check_gamma(gamma)
-    ended = flags(terminal, (S,), "terminal", default=False)
-    allowed = flags(mask, (S, A), "mask", default=True) | ended[:, None]
-    if not allowed.any(1).all():
-        raise ValueError(f"state {int(np.argmin(allowed.any(1)))} has no allowed action in mask")
+    allowed, ended = check_actions(mask, terminal, (S, A))
     read = allowed & ~ended[:, None]
 
     P = np.where(read[:, :, None], P, 0)

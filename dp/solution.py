@@ -30,8 +30,10 @@ class Backup(NamedTuple):
 class Solution(NamedTuple):
     """What every solver returns.
 
-    v: [S], halfway between the bounds. q: [S, A] (or [C], as the rewards), `R + γ P v`.
-    policy: [S], the policy that the certificate is about; its own value lies above `lower` too. (Soft: [S, A].)
+    v: [S], halfway between the bounds; without a discount somewhere between them.
+    q: [S, A], in the form of R, `R + γ P v`.
+    policy: [S], the policy that the certificate is about; its own value lies above `lower` too. (Soft: [S, A].) It says
+        which of its actions a state takes, from 0 on.
     lower, upper: [S], `lower <= v_* <= upper`, rounding included (v_π instead of v_* after `evaluate`).
     iterations: how often the whole model was backed up (in policy iteration: how many policies were evaluated, and how
         many sweeps followed where that stood still).

@@ -14,12 +14,12 @@ from dp.mdp import MDP
 from dp.successors import Successors, make_ragged
 from dp.validation import (
     array,
+    check_actions,
     check_finite,
     check_gamma,
     check_indices,
     check_masses,
     check_probabilities,
-    flags,
     floats,
     host,
     rounding_slack,
@@ -54,10 +54,7 @@ def from_successors(
     if R.shape not in ((S, A), (S,)):
         raise ValueError(f"R must have shape {[S, A]} or {[S]} to fit prob, got {list(R.shape)}")
     gamma = check_gamma(gamma)
-    ended = flags(terminal, (S,), "terminal", default=False)
-    allowed = flags(mask, (S, A), "mask", default=True) | ended[:, None]
-    if not allowed.any(1).all():
-        raise ValueError(f"state {int(np.argmin(allowed.any(1)))} has no allowed action in mask")
+    allowed, ended = check_actions(mask, terminal, (S, A))
     read = allowed & ~ended[:, None]
     if not read.all():
         prob = np.where(read[:, :, None], prob, 0)
@@ -182,9 +179,7 @@ def from_step(
         check_probabilities(given, "probability")
         events = len(given)
         given = jnp.asarray(given)
-    allowed = flags(mask, (states, actions), "mask", default=True)
-    if not allowed.any(1).all():
-        raise ValueError(f"state {int(np.argmin(allowed.any(1)))} has no allowed action in mask")
+    allowed, _ = check_actions(mask, None, (states, actions))
     every = jnp.arange(states, dtype=jnp.int32), jnp.arange(actions, dtype=jnp.int32)
     P = Steps(_partial(step), given, every[0][:, None], every[1][None, :], jnp.arange(events, dtype=jnp.int32))
     least, total, most, R = map(np.asarray, jax.jit(Steps.extremes)(P))

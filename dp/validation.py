@@ -39,6 +39,20 @@ def flags(x: ArrayLike | None, shape: tuple[int, ...], name: str, *, default: bo
     return x
 
 
+def check_actions(
+    mask: ArrayLike | None, terminal: ArrayLike | None, shape: tuple[int, int]
+) -> tuple[Bool[np.ndarray, "S A"], Bool[np.ndarray, " S"]]:
+    """Return which actions are allowed, all of them where the episode has ended, and where that is.
+
+    ValueError, naming the state, where none is allowed.
+    """
+    ended = flags(terminal, shape[:1], "terminal", default=False)
+    allowed = flags(mask, shape, "mask", default=True) | ended[:, None]
+    if not allowed.any(1).all():
+        raise ValueError(f"state {int(np.argmin(allowed.any(1)))} has no allowed action in mask")
+    return allowed, ended
+
+
 def check_indices(x: ArrayLike, name: str, below: int) -> np.ndarray:
     """Return integers in [0, below) as int64; ValueError naming the first that is not."""
     x = array(x, name)
