@@ -37,6 +37,7 @@ from .rollout import returns as returns
 from .rollout import rollout as rollout
 from .rollout import time_to_absorption as time_to_absorption
 from .show import show as show
+from .simulator import from_step as from_step
 from .soft import soft_optimality as soft_optimality
 from .soft import soft_policy as soft_policy
 from .soft import soft_policy_iteration as soft_policy_iteration
@@ -44,7 +45,6 @@ from .soft import soft_value_iteration as soft_value_iteration
 from .solution import Solution as Solution
 from .solve import solve as solve
 from .sparse import from_choices as from_choices
-from .sparse import from_step as from_step
 from .sparse import from_successors as from_successors
 from .stacking import stack as stack
 from .table import Table as Table

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from dp.choices import argmax, deterministic
-from dp.mdp import MDP, Count, Policy, Scalar
+from dp.mdp import MDP, Count, Policy, Scalar, require_mdp
 from dp.solution import Solution
 from dp.transitions import SparseModel, is_dense
 
@@ -22,6 +22,7 @@ def require_model(mdp: MDP, solver: str, *, discounted: bool = True) -> None:
 
     `make_mdp` checks the numbers; an MDP made by hand, or inside jit, comes here unchecked.
     """
+    require_mdp(mdp)
     fields = {name: getattr(mdp, name) for name in ("P", "R", "gamma", "mask")}
     shapes = {
         name: x.shape if isinstance(x, SparseModel) else np.shape(x) for name, x in fields.items() if x is not None

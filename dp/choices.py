@@ -9,12 +9,14 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
 
-# Groups of up to so many slots are reduced slot by slot, which XLA fuses into one pass; larger ones row by row.
-UNROLLED = 16
+# Tables of up to FEW actions are reduced slot by slot. Groups of choices too, in one expression up to UNROLLED slots,
+# in a loop up to LONG, and beyond along rows.
+FEW, UNROLLED, LONG = 16, 4, 64
 
 
 class Choices(NamedTuple):
@@ -102,14 +104,14 @@ def anywhere(x: Bool[Array, "*rows"], choices: Choices | None) -> Bool[Array, "*
 def argmax(q: Float[Array, "*rows"], choices: Choices | None) -> Int[Array, "*S"]:
     """`argmax_a q(s, a)`: the number of the action within its state; of equally good ones, the first."""
 
-    def first_best(slots: list[Array]) -> Int[Array, " n"]:
-        best, which = slots[0], jnp.zeros(slots[0].shape, int)
-        for k, slot in enumerate(slots[1:], start=1):
-            better = slot > best
-            best, which = jnp.where(better, slot, best), jnp.where(better, k, which)
-        return which
+    def better(found: tuple[Array, Array], slot: Array, k: int | Array) -> tuple[Array, Array]:
+        best, which = found
+        return jnp.where(slot > best, slot, best), jnp.where(slot > best, k, which)
 
-    return _by_slots(q, choices, first_best, jnp.argmax, -jnp.inf)
+    def first(slot: Array) -> tuple[Array, Array]:
+        return slot, jnp.zeros(slot.shape, int)
+
+    return _by_slots(q, choices, first, better, lambda found: found[1], jnp.argmax, -jnp.inf)
 
 
 def rows(policy: Int[Array, " S"], choices: Choices | None, actions: int) -> Int[Array, " S"]:
@@ -132,21 +134,45 @@ def of_state(x: Shaped[Array, " S"], choices: Choices | None) -> Shaped[Array, "
 
 
 def _reduce(x: Array, choices: Choices | None, combine: Callable, along_rows: Callable, nothing: Any) -> Array:
-    return _by_slots(x, choices, functools.partial(functools.reduce, combine), along_rows, nothing)
+    def same(slot: Array) -> Array:
+        return slot
+
+    return _by_slots(x, choices, same, lambda found, slot, k: combine(found, slot), same, along_rows, nothing)
 
 
-def _by_slots(x: Array, choices: Choices | None, over_slots: Callable, along_rows: Callable, nothing: Any) -> Array:
+def _by_slots(
+    x: Array,
+    choices: Choices | None,
+    first: Callable[[Array], Any],
+    fold: Callable[[Any, Array, Any], Any],
+    last: Callable[[Any], Array],
+    along_rows: Callable,
+    nothing: Any,
+) -> Array:
     """Reduce over actions: slot by slot, or along rows where there are many slots; nothing fills up the groups.
 
     XLA on CPU would fuse a reduction along rows with the sums over successors before it into one loop, five times as
     slow as the two.
     """
     if choices is None:
-        few = 0 < x.shape[-1] <= UNROLLED
-        return over_slots([x[..., a] for a in range(x.shape[-1])]) if few else along_rows(x, axis=-1)
+        A = x.shape[-1]
+        if not 0 < A <= FEW:
+            return along_rows(x, axis=-1)
+        return last(functools.reduce(lambda found, a: fold(found, x[..., a], a), range(1, A), first(x[..., 0])))
     padded = jnp.append(x, jnp.asarray(nothing, x.dtype))
-    found = []
-    for group in choices.groups:
-        few = group.shape[0] <= UNROLLED
-        found.append(over_slots([padded[slot] for slot in group]) if few else along_rows(padded[group.T], axis=1))
-    return jnp.concatenate(found)[choices.place]
+
+    def reduced(group: Int[Array, "A n"]) -> Array:
+        slots = group.shape[0]
+        if slots > LONG:
+            return along_rows(padded[group.T], axis=1)
+
+        def step(k: int | Array, found: Any) -> Any:
+            return fold(found, padded[group[k]], k)
+
+        # Written out only while it is short: every slot costs time to compile.
+        begin = first(padded[group[0]])
+        if slots <= UNROLLED:
+            return last(functools.reduce(lambda found, k: step(k, found), range(1, slots), begin))
+        return last(jax.lax.fori_loop(1, slots, step, begin))
+
+    return jnp.concatenate([reduced(group) for group in choices.groups])[choices.place]

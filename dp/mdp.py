@@ -52,6 +52,13 @@ class MRP(NamedTuple):
     gamma: Float[Array, ""]
 
 
+def require_mdp(mdp: object) -> None:
+    """Raise ValueError where something else was given, such as a model that only holds an MDP."""
+    if not isinstance(mdp, MDP):
+        hint = ": pass its .mdp" if hasattr(mdp, "mdp") else ""
+        raise ValueError(f"a dp.MDP is needed, got {type(mdp).__name__}{hint}")
+
+
 def induce(mdp: MDP, policy: Policy) -> MRP:
     """Return the chain of π: `p_π(s'|s) = Σ_a π(a|s) p(s'|s,a)`, `r_π(s) = E_π[R_{t+1}|s] = Σ_a π(a|s) R(s,a)`.
 

@@ -47,13 +47,15 @@ def reachability(
     Runs on the host, in double precision. Raises ValueError for gamma < 1, inside jit, and for a goal that does not
     fit.
     """
+    if goal is None:
+        raise ValueError("reachability needs a goal, boolean [S]")
     given = problem(mdp, goal, tol, relative, max_iters, "reachability")
     if horizon is not None:
         found = within(given, np.zeros(len(given.rows)), 1.0, horizon, maximise=maximise)
         return found._replace(lower=jnp.maximum(found.lower, 0), upper=jnp.minimum(found.upper, 1))
     with np.errstate(all="ignore"):
         answer = _largest(given, int(max_iters)) if maximise else _smallest(given, int(max_iters))
-        return conclude(given, answer, maximise=maximise)
+        return conclude(given, answer, np.zeros(len(given.rows)), maximise=maximise)
 
 
 def _largest(given: Problem, max_iters: int) -> Answer:

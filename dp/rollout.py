@@ -10,10 +10,11 @@ data: num_steps are always made, and those after the end change nothing and earn
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
@@ -29,7 +30,7 @@ class Episode(NamedTuple):
     """What happened in num_steps steps; t counts from 0.
 
     states: [n + 1], `states[t]` = S_t, the last state of the episode after its end. actions, rewards: [n].
-    alive: [n + 1], whether the episode had not ended at time t: where it had, action and reward are 0 and mean nothing.
+    alive: [n + 1], True as long as the episode goes on. Action and reward of a step that is not alive are 0.
     """
 
     states: Int[Array, " n1"]
@@ -63,7 +64,7 @@ def rollout(
     same to the last bit as it is alone. `returns` keeps no history, and takes less memory.
     Raises ValueError for impossible policies, a start that is no state and num_steps < 1.
     """
-    return _rollout(key, mdp, *_arguments(mdp, policy, start, num_steps, "rollout"), num_steps=num_steps)
+    return _rollout(key, mdp, *_arguments(key, mdp, policy, start, num_steps, "rollout"), num_steps=num_steps)
 
 
 def returns(
@@ -74,7 +75,7 @@ def returns(
     It stops with the end of the episode; under vmap, with the end of the last. What lies beyond num_steps would have
     added no more than `γ^num_steps / (1 - γ) max |R|`.
     """
-    return _returns(key, mdp, *_arguments(mdp, policy, start, num_steps, "returns"), num_steps=num_steps)
+    return _returns(key, mdp, *_arguments(key, mdp, policy, start, num_steps, "returns"), num_steps=num_steps)
 
 
 def discounted_return(rewards: Float[Array, "*batch n"], gamma: Scalar) -> Float[Array, "*batch"]:
@@ -99,6 +100,8 @@ def _rollout(key, mdp: MDP, policy, start, *, num_steps: int) -> Episode:
     begin = Now(start, ~over[start])
     _, (states, actions, rewards, alive) = jax.lax.scan(advance, begin, jnp.arange(num_steps))
     states, alive = jnp.append(begin.state, states), jnp.append(begin.alive, alive)
+    # A traced start was not checked at the door: what is no state earns nothing that could be told.
+    rewards = jnp.where((start >= 0) & (start < mdp.size), rewards, jnp.nan)
     return Episode(states.astype(int), actions.astype(int), rewards, alive)
 
 
@@ -118,6 +121,7 @@ def _returns(key, mdp: MDP, policy, start, *, num_steps: int) -> Return:
 
     begin = Now(start, ~over[start])
     zero, one = jnp.zeros((), mdp.R.dtype), jnp.ones((), mdp.R.dtype)
+    zero = jnp.where((start >= 0) & (start < mdp.size), zero, jnp.nan)
     loop = begin, Return(zero, jnp.asarray(0), ~begin.alive), one
     return jax.lax.while_loop(goes_on, advance, loop)[1]
 
@@ -163,8 +167,12 @@ def _draw(u: Float[Array, ""], p: Float[Array, " K"]) -> tuple[Int[Array, ""], B
     return jnp.where(found, jnp.argmax(beyond), last), ~found & ~whole
 
 
-def _arguments(mdp: MDP, policy, start: ArrayLike, num_steps: int, name: str) -> tuple[Policy, Int[Array, ""]]:
+def _arguments(
+    key: Any, mdp: MDP, policy, start: ArrayLike, num_steps: int, name: str
+) -> tuple[Policy, Int[Array, ""]]:
     require_model(mdp, name, discounted=False)
+    if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key) or np.shape(key) != ():
+        raise ValueError(f"key must be one key, as jax.random.key(seed) makes it; for many episodes vmap {name}")
     require_at_least(1, num_steps, "num_steps")
     policy = require_policy(mdp, policy)
     start = jnp.asarray(start)

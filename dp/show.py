@@ -9,7 +9,7 @@ import numpy as np
 
 from dp.checks import require_at_least
 from dp.gain import Average
-from dp.mdp import MDP, at_states
+from dp.mdp import MDP, at_states, require_mdp
 from dp.solution import Solution
 from dp.table import Table, tabulate
 
@@ -42,10 +42,19 @@ def show(
         for is counted in one more.
     Raises ValueError for names that are too few or too many, and for most < 1 or digits < 0.
     """
+    require_mdp(mdp)
     require_at_least(1, most, "most")
     require_at_least(0, digits, "digits")
     if states is not None and len(states) != mdp.size:
         raise ValueError(f"states must hold {mdp.size} names, got {len(states)}")
+    shapes = (np.shape(mdp.R[..., 0] if mdp.choices is None else mdp.choices.first), np.shape(mdp.R))
+    if solution is not None:
+        value = solution.bias if isinstance(solution, Average) else solution.v
+        if (np.shape(value), np.shape(solution.q)) != shapes:
+            raise ValueError(
+                f"the solution has v {list(np.shape(value))} and q {list(np.shape(solution.q))}, the MDP needs "
+                f"{list(shapes[0])} and {list(shapes[1])}: it is of another model, or of several stages"
+            )
     # Every state takes a line at least, and what is not shown need not be tabulated.
     table = tabulate(mdp if mdp.size <= most else at_states(mdp, jnp.arange(most)))
     over = np.add.reduceat((np.diff(table.indptr) > 0) | (table.rewards != 0), table.choices[:-1]) == 0
@@ -140,6 +149,8 @@ def _footer(mdp: MDP, solution: Solution | Average | None, shown: int, digits: i
         yield f"gain {float(solution.gain):.{digits}f} ± {_upwards(gap / 2)} a step"
     verdict = "converged" if solution.converged else "NOT converged"
     yield f"{verdict}: max(upper - lower) <= {_upwards(gap)}, iterations: {int(solution.iterations)}"
+    if not solution.converged and jnp.result_type(mdp.R) == jnp.float32:
+        yield "float32 may not do: raise tol, or build the model after jax.config.update('jax_enable_x64', True)"
 
 
 def _column(title: str, cells: Sequence[Cell], digits: int) -> list[str]:

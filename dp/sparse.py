@@ -1,7 +1,4 @@
-"""Sparse models, checked at the door: lists of successors, ragged rows, and a function that is never tabulated."""
-
-from collections.abc import Callable
-from typing import Any
+"""Sparse models, checked at the door: lists of successors, and ragged rows for ragged states."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +6,6 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from dp.choices import make_choices
-from dp.matrix_free import Steps
 from dp.mdp import MDP
 from dp.successors import Successors, make_ragged
 from dp.validation import (
@@ -60,7 +56,9 @@ def from_successors(
         prob = np.where(read[:, :, None], prob, 0)
         state = np.where(read[:, :, None], array(state, "state"), 0)
     check_probabilities(prob, "prob")
-    state = check_indices(state, "state", S).astype(np.int32, copy=False)
+    state = check_indices(state, "state", S, hint="; where there is none, any state with probability 0").astype(
+        np.int32, copy=False
+    )
     R = np.where(read, R if R.ndim == 2 else R[:, None], 0)
     check_finite(R, "R")
     hint = "terminal= and substochastic= allow missing mass"
@@ -87,7 +85,8 @@ def from_choices(
 ) -> MDP:
     """Check and put together an MDP whose states have different numbers of actions, with rows of different length.
 
-    One sparse row for every choice, those of state 0 first, in compressed rows as scipy has them.
+    One sparse row for every choice, those of state 0 first, in compressed rows as scipy has them. A scipy matrix M of
+    S A rows, row s A + a for action a of state s, is `M.data, M.indices, M.indptr, A * np.arange(S + 1)`.
 
     data, indices: [N], probabilities and successors. indptr: [C + 1]; choice c owns `indptr[c]` to `indptr[c + 1] - 1`.
     choices: [S + 1]; state s owns the choices `choices[s]` to `choices[s + 1] - 1`. rewards: [C], expected.
@@ -117,7 +116,13 @@ def from_choices(
     counts = np.diff(indptr)
     row = np.repeat(np.arange(C), counts)
     total = np.bincount(row, weights=data, minlength=C).astype(float)
-    check_masses(total, slack, read=counts > 0, thin=substochastic, hint="substochastic= allows missing mass")
+    owner = np.repeat(np.arange(S), np.diff(start))
+
+    def place(at: list[int]) -> str:
+        return f"row {at[0]}, choice {at[0] - start[owner[at[0]]]} of state {owner[at[0]]},"
+
+    hint = "substochastic= allows missing mass"
+    check_masses(total, slack, read=counts > 0, thin=substochastic, hint=hint, name=place)
     order = np.lexsort((indices, row))
     row, indices, data = row[order], indices[order], data[order]
     first = np.append(True, (row[1:] != row[:-1]) | (indices[1:] != indices[:-1]))[:N]
@@ -129,7 +134,7 @@ def from_choices(
     # A terminal state has no choice: it gets one. Everything after it moves.
     bare = np.diff(start) == 0
     moved = np.cumsum(bare) - bare
-    row = row + moved[np.repeat(np.arange(S), np.diff(start))[row]] if bare.any() else row
+    row = row + moved[owner[row]] if bare.any() else row
     earned = np.insert(rewards, start[:-1][bare], 0)
     start = start + np.append(0, np.cumsum(bare))
     dtype = jax.dtypes.canonicalize_dtype(data.dtype)
@@ -139,79 +144,6 @@ def from_choices(
         gamma=jnp.asarray(gamma, dtype),
         choices=make_choices(start),
     )
-
-
-def from_step(
-    step: Callable[[Any, Any, Any], tuple[Any, Any]],
-    probability: ArrayLike | Callable[[Any, Any, Any], Any],
-    states: int,
-    actions: int,
-    gamma: ArrayLike,
-    *,
-    events: int | None = None,
-    mask: ArrayLike | None = None,
-) -> MDP:
-    """Make a matrix-free MDP of a simulator: nothing is stored but a reward for every state and action.
-
-        p(s' | s, a) = Σ_e p(e) [s' = next_state(s, a, e)]          R(s, a) = Σ_e p(e) reward(s, a, e)
-
-    step: a jittable function of three int32 scalars, `step(state, action, event) -> (next_state, reward)`; a negative
-        next state ends the episode. A `jax.tree_util.Partial` of it keeps parameters as arguments, which may change
-        without a new compilation.
-    probability: of the events, [E], the same everywhere, or a function `(state, action, event) -> probability`; then
-        `events` says how many there are. states, actions: how many. mask: [S, A], True where the action is allowed.
-    The dtype is that of the probabilities. A backup costs S A E calls, by blocks, in memory that does not grow with E.
-    Every step is checked once here. Raises ValueError naming state and action where the probabilities do not sum to
-    one, are negative, where a reward is not finite, or where a step leads to a state that is not there.
-    """
-    if states < 1 or actions < 1:
-        raise ValueError(f"an MDP needs at least one state and one action, got {states} and {actions}")
-    gamma = check_gamma(gamma)
-    if callable(probability):
-        if events is None or events < 1:
-            raise ValueError(f"events must say how many there are, got {events}")
-        given = _partial(probability)
-    else:
-        given = host(probability, "probability")
-        (given,) = floats(given)
-        if given.ndim != 1 or events not in (None, len(given)):
-            raise ValueError(f"probability must have shape [E], got {list(given.shape)}; events = {events}")
-        check_probabilities(given, "probability")
-        events = len(given)
-        given = jnp.asarray(given)
-    allowed, _ = check_actions(mask, None, (states, actions))
-    every = jnp.arange(states, dtype=jnp.int32), jnp.arange(actions, dtype=jnp.int32)
-    P = Steps(_partial(step), given, every[0][:, None], every[1][None, :], jnp.arange(events, dtype=jnp.int32))
-    least, total, most, R = map(np.asarray, jax.jit(Steps.extremes)(P))
-    _check_steps(least, total, most, R, states, allowed, rounding_slack(np.dtype(P.dtype)))
-    return MDP(
-        P,
-        jnp.asarray(np.where(allowed, R, 0)),
-        jnp.asarray(gamma, P.dtype),
-        None if allowed.all() else jnp.asarray(allowed),
-    )
-
-
-def _check_steps(least, total, most, R, states: int, allowed: np.ndarray, slack: float) -> None:
-    def place(wrong: np.ndarray) -> str | None:
-        wrong = wrong & allowed
-        return (
-            None if not wrong.any() else f"in state {np.argwhere(wrong)[0][0]} under action {np.argwhere(wrong)[0][1]}"
-        )
-
-    if where := place(~(least >= 0)):
-        raise ValueError(f"{where} some event has a negative probability")
-    if where := place(~(np.abs(total - 1) <= slack)):
-        wrong = total[allowed & ~(np.abs(total - 1) <= slack)][0]
-        raise ValueError(f"{where} the probabilities of the events sum to {wrong:.10g}, not to 1")
-    if where := place(~np.isfinite(R)):
-        raise ValueError(f"{where} the reward is not finite")
-    if where := place(most >= states):
-        raise ValueError(f"{where} a step leads to state {most[allowed & (most >= states)][0]}: there are {states}")
-
-
-def _partial(function: Callable) -> jax.tree_util.Partial:
-    return function if isinstance(function, jax.tree_util.Partial) else jax.tree_util.Partial(function)
 
 
 def _pointers(x: ArrayLike, name: str, length: int | None) -> np.ndarray:

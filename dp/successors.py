@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 from dp.choices import grouped
 
 # Up to so many slots a backup is one fused expression; beyond, a loop over slots, and for rows as long as LONG a sum
-# along each row.
-UNROLLED, LONG = 16, 64
+# along each row. Ragged models have many groups, and each is compiled.
+UNROLLED, UNROLLED_GROUP, LONG = 16, 4, 64
 
 
 class Successors(NamedTuple):
@@ -30,6 +30,10 @@ class Successors(NamedTuple):
 
     def __matmul__(self, v: Float[Array, " T"]) -> Float[Array, "*rows"]:
         """`[P v](row) = Σ_k prob_k(row) v(state_k(row))`."""
+        return self.times(v, UNROLLED)
+
+    def times(self, v: Float[Array, " T"], unrolled: int) -> Float[Array, "*rows"]:
+        """`P v`, as one expression for up to so many slots: it is the fastest to run, and takes longest to compile."""
         K, *shape = self.state.shape
         state, prob = self._flat()
 
@@ -38,7 +42,7 @@ class Successors(NamedTuple):
 
         if K > LONG:
             summed = jnp.sum(prob.T * v.at[state.T].get(mode="promise_in_bounds"), axis=1)
-        elif K > UNROLLED:
+        elif unrolled < K:
             summed = jax.lax.fori_loop(1, K, lambda k, summed: summed + slot(k), slot(0))
         else:
             summed = sum((slot(k) for k in range(1, K)), start=slot(0)) if K else jnp.zeros(prob.shape[1:], v.dtype)
@@ -88,7 +92,7 @@ class Ragged(NamedTuple):
 
     def __matmul__(self, v: Float[Array, " T"]) -> Float[Array, " C"]:
         """`[P v](row) = Σ_s' p(s' | row) v(s')`."""
-        return self._join([group @ v for group in self.groups])
+        return self._join([group.times(v, UNROLLED_GROUP) for group in self.groups])
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from dp.mdp import MDP
+from dp.mdp import MDP, require_mdp
 from dp.transitions import Ragged, is_dense
 
 
@@ -28,6 +28,7 @@ class Table(NamedTuple):
 
 def tabulate(mdp: MDP) -> Table:
     """Return the table of any MDP whose numbers are concrete. Forbidden actions are left out, as are zeros."""
+    require_mdp(mdp)
     R = np.asarray(mdp.R)
     if mdp.choices is not None:
         owner, first = np.asarray(mdp.choices.owner), np.asarray(mdp.choices.first)

@@ -93,7 +93,7 @@ def total_reward(
             answer = _forbidden(given, sign * rewards, int(max_iters))
         if not maximise:
             answer = Answer(-answer.upper, -answer.v, -answer.lower, answer.choice, answer.iterations)
-        return conclude(given, answer, maximise=maximise)
+        return conclude(given, answer, rewards, maximise=maximise)
 
 
 def _ends(given: Problem) -> Bool[np.ndarray, " S1"]:

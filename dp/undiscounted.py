@@ -52,13 +52,17 @@ def problem(
     """Check the arguments of a solver without a discount and put the model on the host."""
     require_model(mdp, solver, discounted=False)
     if any(isinstance(x, Tracer) for x in jax.tree.leaves((mdp, goal))):
-        raise ValueError(f"{solver} works out the graph of the model on the host: it cannot be jitted or vmapped")
+        raise ValueError(
+            f"{solver} works out the graph of the model on the host: it cannot be jitted, vmapped or differentiated"
+        )
     gamma = float(np.asarray(mdp.gamma))
     if gamma != 1:
         raise ValueError(
             f"{solver} has no discount, got gamma = {gamma:.10g}: mdp._replace(gamma=...) with 1, or solve"
         )
     require_at_least(1, max_iters, "max_iters")
+    if goal is not None and np.asarray(goal).dtype.kind in "iu":
+        raise ValueError(f"goal must be boolean with shape {[mdp.size]}: np.isin(np.arange({mdp.size}), goal)")
     goal = flags(goal, (mdp.size,), "goal", default=False)
     tol = float(tolerance(tol, mdp.R.dtype))
     table = tabulate(mdp)
@@ -66,15 +70,14 @@ def problem(
     return Problem(mdp, table, graph, goal, own(graph, ~goal), tol, relative)
 
 
-def conclude(problem: Problem, answer: Answer, *, maximise: bool) -> Solution:
+def conclude(problem: Problem, answer: Answer, rewards: Float[np.ndarray, " C"], *, maximise: bool) -> Solution:
     """Round the answer outwards to the dtype of the MDP, back it up once for q, and put the Solution together."""
     mdp, table, graph, goal, _, tol, _ = problem
     S, dtype = graph.end, np.asarray(mdp.R).dtype
     lower, v, upper = (x[:S] for x in answer[:3])
     lower, upper = _outwards(lower, dtype, -np.inf), _outwards(upper, dtype, np.inf)
-    v = np.clip(v.astype(dtype), lower, upper)
+    v = np.clip(v.astype(dtype), lower, upper) + 0.0  # never -0
 
-    rewards = table.rewards.astype(np.float64)
     best = -np.inf if maximise else np.inf
     value = v.astype(np.float64)
     q = rewards + _weighted_sums(table, value, worst=best)

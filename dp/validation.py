@@ -1,5 +1,7 @@
 """The numbers of a model are checked once, on the host, where they enter: what is wrong, where, and what it says."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import ArrayLike, Bool, Float
@@ -23,6 +25,11 @@ def array(x: ArrayLike, name: str) -> np.ndarray:
     """Return anything that is no tracer as a NumPy array."""
     if isinstance(x, Tracer):
         raise ValueError(f"{name} is traced: values are checked on the host. Inside jit, build dp.MDP(P, R, gamma)")
+    if hasattr(x, "tocsr"):
+        raise ValueError(
+            f"{name} is a sparse matrix of scipy: dp.from_choices takes its data, indices and indptr, and "
+            "dp.formats.from_mdptoolbox a list of such matrices, one for each action"
+        )
     try:
         return np.asarray(x)
     except ValueError as error:  # a ragged list
@@ -53,14 +60,14 @@ def check_actions(
     return allowed, ended
 
 
-def check_indices(x: ArrayLike, name: str, below: int) -> np.ndarray:
+def check_indices(x: ArrayLike, name: str, below: int, hint: str = "") -> np.ndarray:
     """Return integers in [0, below) as int64; ValueError naming the first that is not."""
     x = array(x, name)
     if x.dtype.kind not in "iu":
         raise ValueError(f"{name} must be an array of integers, got {x.dtype}")
     if x.size and (x.min() < 0 or x.max() >= below):
         where = np.argwhere((x < 0) | (x >= below))[0].tolist()
-        raise ValueError(f"{name}{where} = {x[tuple(where)]} must lie between 0 and {below - 1}")
+        raise ValueError(f"{name}{where} = {x[tuple(where)]} must lie between 0 and {below - 1}{hint}")
     return x
 
 
@@ -95,7 +102,13 @@ def rounding_slack(dtype: np.dtype) -> float:
 
 
 def check_masses(
-    total: Float[np.ndarray, "*rows"], slack: float, *, read: Bool[np.ndarray, "*rows"] | bool, thin: bool, hint: str
+    total: Float[np.ndarray, "*rows"],
+    slack: float,
+    *,
+    read: Bool[np.ndarray, "*rows"] | bool,
+    thin: bool,
+    hint: str,
+    name: Callable[[list[int]], str] = lambda row: f"P{row}",
 ) -> None:
     """Raise ValueError, naming the row, where probabilities that are read do not sum to 1; thin: or to less."""
     wrong = read & ((total > 1 + slack) if thin else (np.abs(total - 1) > slack))
@@ -106,4 +119,4 @@ def check_masses(
         hint = "" if thin or found > 1 else f" ({hint})"
         if off < 1e-3:  # rounding, not a typo
             hint = f": off by {off:.2g}, {slack:.2g} is allowed; divide P by P.sum(-1, keepdims=True)"
-        raise ValueError(f"P{row} sums to {found:.10g}, not to 1{hint}")
+        raise ValueError(f"{name(row)} sums to {found:.10g}, not to 1{hint}")

@@ -49,6 +49,7 @@ def grids(size: int, slip: float, clock: record.Clock) -> tuple[dict, Figure]:
         diagrams.draw_grid(ax, found, (HEIGHT, WIDTH), walls=abyss, terminals=[divmod(GOAL, WIDTH)])
         ax.set_title(f"the cliff, slipping with probability {chance:g}", size=10)
         metrics["cliff"][f"slip {chance:g}"] = found.v[START]
+    figure.supxlabel("γ = 0.98; bent arrows: two actions are equally good", size=9)
     return metrics, figure
 
 

@@ -10,7 +10,7 @@ from dp.mdp import MDP
 from dp.sparse import from_successors
 
 
-def from_gymnasium(env: Any, gamma: ArrayLike) -> MDP:
+def from_gymnasium(env: Any, gamma: ArrayLike, *, enter_last: bool = False) -> MDP:
     """Make an MDP of the table `P[s][a] = [(p, s', r, terminated), ...]` of an environment.
 
         p(s' | s, a) = Σ p where not terminated          R(s, a) = Σ p r
@@ -19,6 +19,9 @@ def from_gymnasium(env: Any, gamma: ArrayLike) -> MDP:
     (some tables go on from there). The mass of such outcomes is missing from P, and their reward counts.
 
     env: anything with `env.unwrapped.P`; Gymnasium itself is not needed. gamma: discount rate.
+    enter_last: False, and the state in which an episode ends is never entered, so that it cannot be the goal of
+        `reachability` or `total_reward`. True, and it is entered, and is a terminal state; possible only where no step
+        enters it and goes on. The values are the same.
     Raises ValueError naming state and action for a table that is not as above.
     """
     table = _table(env)
@@ -28,7 +31,8 @@ def from_gymnasium(env: Any, gamma: ArrayLike) -> MDP:
     for s, row in enumerate(outcomes):
         if len(row) != A:
             raise ValueError(f"P[{s}] has {len(row)} actions and P[0] has {A}")
-    going = [[[x for x in here if not x[3]] for here in row] for row in outcomes]
+    last = _last_states(outcomes) if enter_last else np.zeros(S, bool)
+    going = [[[x for x in here if last[x[1]] or not x[3]] for here in row] for row in outcomes]
     K = max(1, max(len(here) for row in going for here in row))
     state, prob = np.zeros((S, A, K), np.int32), np.zeros((S, A, K))
     for s, row in enumerate(going):
@@ -36,7 +40,22 @@ def from_gymnasium(env: Any, gamma: ArrayLike) -> MDP:
             state[s, a, : len(here)] = [x[1] for x in here]
             prob[s, a, : len(here)] = [x[0] for x in here]
     R = np.array([[sum(x[0] * x[2] for x in here) for here in row] for row in outcomes])
-    return from_successors(state, prob, R, gamma, substochastic=True)
+    return from_successors(state, prob, R, gamma, terminal=last, substochastic=True)
+
+
+def _last_states(outcomes: list[list[list[tuple]]]) -> np.ndarray:
+    """Return the states in which episodes end; ValueError, naming state and action, where one goes on."""
+    last = np.zeros(len(outcomes), bool)
+    last[[x[1] for row in outcomes for here in row for x in here if x[3]]] = True
+    for s, row in enumerate(outcomes):
+        for a, here in enumerate(row):
+            for p, successor, _, terminated in here:
+                if p > 0 and last[successor] and not terminated and not last[s]:
+                    raise ValueError(
+                        f"P[{s}][{a}] enters state {successor} and goes on, but elsewhere the episode ends there: "
+                        "enter_last=True cannot make it terminal"
+                    )
+    return last
 
 
 def initial_distribution(env: Any) -> Float[np.ndarray, " S"]:

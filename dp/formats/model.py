@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from dp.mdp import MDP
-from dp.table import Table
+from dp.table import Table, tabulate
 
 
 class Model(NamedTuple):
@@ -44,9 +44,27 @@ def as_model(model: Model | MDP) -> Model:
     if np.ndim(mdp.gamma) != 0:
         raise ValueError(f"gamma has shape {list(np.shape(mdp.gamma))}: models are written one by one")
     if isinstance(model, Model):
+        _require_fit(model)
         return model
     R = np.asarray(model.R)
     return Model(model, np.zeros(model.size, bool), {}, {"": R} if R.any() else {})
+
+
+def _require_fit(model: Model) -> None:
+    """Raise ValueError where names, labels or rewards do not fit the MDP."""
+    S, rows = model.mdp.size, model.mdp.R.shape
+    for name, states in [("initial", model.initial), *((f"labels[{k!r}]", v) for k, v in model.labels.items())]:
+        states = np.asarray(states)
+        if states.dtype != np.bool_ or states.shape != (S,):
+            raise ValueError(f"{name} must be boolean with shape {[S]}, got {states.dtype} with {list(states.shape)}")
+    for name, R in model.rewards.items():
+        if np.shape(R) != rows:
+            raise ValueError(f"rewards[{name!r}] must have shape {list(rows)}, got {list(np.shape(R))}")
+    if model.states is not None and len(model.states) != S:
+        raise ValueError(f"states must hold {S} names, got {len(model.states)}")
+    choices = len(tabulate(model.mdp).rewards)
+    if model.actions is not None and len(model.actions) != choices:
+        raise ValueError(f"actions must hold {choices} names, one for every choice, got {len(model.actions)}")
 
 
 def reward_rows(model: Model) -> dict[str, np.ndarray]:
@@ -68,8 +86,6 @@ def choice_names(model: Model, table: Table) -> tuple[str, ...]:
     """Return a name for every choice: its own, or its number as an action of the MDP."""
     if model.actions is None:
         return tuple(map(str, table.actions.tolist()))
-    if len(model.actions) != len(table.rewards):
-        raise ValueError(f"the model has {len(table.rewards)} choices and {len(model.actions)} names for them")
     return model.actions
 
 

@@ -107,6 +107,7 @@ def perishable_step(
 ) -> Callable[[Int[Array, ""], Int[Array, ""], Int[Array, ""]], tuple[Int[Array, ""], Float[Array, ""]]]:
     """Return the same model as a function (state, order, demand) -> (next state, reward), for `dp.from_step`.
 
+        from dp.problems.perishable_inventory import demand, perishable_step
         dp.from_step(perishable_step(5), demand(), 11**5, 11, 0.99)
 
     The same arguments give the same function, so that solvers compile once. Raises ValueError as the model does.

@@ -27,7 +27,8 @@ def tandem_ring(
     help: float = 1.0,
     gamma: ArrayLike = 1.0,
 ) -> MDP:
-    """Return the MDP of the ring: states are the rows of `ring_states(customers, M)`, actions the M stations.
+    """Return the MDP of the ring: states are the rows of `ring_states(customers, M)`, of this module,
+    actions the M stations.
 
     gamma: the discount of a step; 1, the default, is for the average reward. There are C(N + M - 1, M - 1) states.
     Raises ValueError unless customers >= 1, there are two or more stations, all rates > 0 and help >= 0.

@@ -92,9 +92,21 @@ def reference(solver: str):
     return SOLVERS[solver](model("dense"))
 
 
-@pytest.mark.parametrize("form", FORMS_BUT_DENSE)
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_every_solver_on_every_form(solver, form):
+# Enough to run every operation of every form; the rest takes minutes to compile.
+OFTEN = {
+    *(("ragged", solver) for solver in ("gauss_seidel", "prioritised_sweeping", "solve", "soft newton")),
+    *(("successors", solver) for solver in ("prioritised_sweeping", "policy_iteration", "soft")),
+    *(("steps", solver) for solver in ("gauss_seidel", "modified")),
+}
+EVERY = [
+    pytest.param(form, solver, marks=() if (form, solver) in OFTEN else pytest.mark.slow)
+    for form in FORMS_BUT_DENSE
+    for solver in SOLVERS
+]
+
+
+@pytest.mark.parametrize(("form", "solver"), EVERY)
+def test_every_solver_on_every_form(form, solver):
     expected, found = reference(solver), SOLVERS[solver](model(form))
     assert found.converged
     assert (found.lower <= expected.upper).all() and (expected.lower <= found.upper).all()
@@ -103,9 +115,17 @@ def test_every_solver_on_every_form(solver, form):
     assert_allclose(found.policy, same_policy(form, expected.policy), atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS_BUT_DENSE)
-@pytest.mark.parametrize("method", ["direct", "sweeps", "gmres"])
-def test_evaluation_on_every_form(method, form):
+@pytest.mark.parametrize(
+    ("form", "method"),
+    [
+        *(("ragged", method) for method in ("direct", "gmres")),
+        *(pytest.param("successors", method, marks=pytest.mark.slow) for method in ("direct", "sweeps", "gmres")),
+        *(pytest.param("steps", method, marks=pytest.mark.slow) for method in ("sweeps", "gmres")),
+        ("steps", "direct"),
+        pytest.param("ragged", "sweeps", marks=pytest.mark.slow),
+    ],
+)
+def test_evaluation_on_every_form(form, method):
     expected = dp.evaluate(model("dense"), UNIFORM)
     found = dp.evaluate(model(form), same_policy(form, UNIFORM), method=method)
     assert found.converged
@@ -125,7 +145,10 @@ def test_horizons_on_every_form(form):
     assert_allclose(found.v, expected.v, rtol=1e-13)
 
 
-@pytest.mark.parametrize("form", FORMS_BUT_DENSE)
+SOME = [pytest.param("successors", marks=pytest.mark.slow), "ragged", pytest.param("steps", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("form", SOME)
 def test_average_reward_on_every_form(form):
     for solver in (dp.relative_value_iteration, dp.average_policy_iteration):
         expected, found = solver(model("dense")), solver(model(form))
@@ -155,7 +178,7 @@ def test_bounds_and_operators_on_every_form(form):
     assert_allclose(mine.upper, theirs.upper, rtol=1e-12)
 
 
-@pytest.mark.parametrize("form", FORMS_BUT_DENSE)
+@pytest.mark.parametrize("form", SOME)
 def test_derivatives_on_every_form(form):
     def worth(R, mdp: dp.MDP):
         return dp.solve(mdp._replace(R=R)).v[0]

@@ -125,13 +125,22 @@ def test_with_more_steps_left_another_choice_is_best():
     assert (np.asarray(least.lower) <= np.asarray(least.v)).all() and least.converged
 
 
+def test_rewards_are_not_read():
+    P = np.array([[[0.5, 0.25, 0.25]] * 2, [[0, 1, 0]] * 2, [[0, 0, 1]] * 2])
+    mdp = dp.make_mdp(P, np.arange(6.0).reshape(3, 2), 1.0)
+    found = reachability(mdp, np.array([False, True, False]))
+    np.testing.assert_allclose(found.v, [0.5, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(found.q, [[0.5, 0.5], [1, 1], [0, 0]], atol=1e-12)
+    assert found.residual < 1e-12
+
+
 def test_the_door_names_what_is_wrong(unchecked):
     mdp = dp.make_mdp(np.ones((1, 1, 1)), np.zeros((1, 1)), 1.0)
     with pytest.raises(ValueError, match=r"reachability has no discount, got gamma = 0.9"):
         reachability(dp.make_mdp(np.ones((1, 1, 1)), np.zeros((1, 1)), 0.9), np.array([True]))
     with pytest.raises(ValueError, match=r"goal must be boolean with shape \[1\], got bool with \[2\]"):
         reachability(mdp, np.array([True, False]))
-    with pytest.raises(ValueError, match=r"goal must be boolean with shape \[1\], got int64"):
+    with pytest.raises(ValueError, match=r"goal must be boolean with shape \[1\]: np.isin\(np.arange\(1\), goal\)"):
         reachability(mdp, np.array([0]))
     with pytest.raises(ValueError, match="cannot be jitted"):
         jax.jit(lambda mdp: reachability(mdp, np.array([True])).v)(mdp)

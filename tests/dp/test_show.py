@@ -141,3 +141,17 @@ def test_a_bound_is_never_printed_below_itself():
 def test_tables_that_are_none(message, arguments):
     with pytest.raises(ValueError, match=re.escape(message)):
         show(space_exploration(), **arguments)
+
+
+def test_a_solution_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="it is of another model, or of several stages"):
+        show(recycling_robot(), dp.solve(space_exploration()))
+    with pytest.raises(ValueError, match="or of several stages"):
+        show(space_exploration(), dp.finite_horizon(space_exploration(), 3))
+
+
+def test_something_that_holds_an_mdp_is_none(unchecked):
+    model = dp.formats.Model(recycling_robot(), np.ones(2, bool), {}, {})
+    for function in (show, dp.solve, dp.as_dense):
+        with pytest.raises(ValueError, match=r"a dp\.MDP is needed, got Model: pass its \.mdp"):
+            function(model)

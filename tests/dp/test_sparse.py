@@ -79,7 +79,7 @@ def test_a_state_without_choices_has_ended():
     ("message", "changes"),
     [
         ("indices[1] = 3 must lie between 0 and 2", {"indices": changed(INDICES, (1,), 3)}),
-        ("P[0] sums to 0.75, not to 1", {"data": changed(DATA, (0,), 0.25)}),
+        ("row 0, choice 0 of state 0, sums to 0.75, not to 1", {"data": changed(DATA, (0,), 0.25)}),
         ("data[2] = -1 is a negative probability", {"data": changed(DATA, (2,), -1.0)}),
         ("data must have shape [3] to fit the pointers, got [2]", {"data": DATA[:2]}),
         ("rewards must have shape [3]", {"rewards": REWARDS[:2]}),
@@ -148,6 +148,11 @@ def test_parameters_of_a_simulator_are_arguments():
             "in state 2 under action 0 the reward is not finite",
             (lambda s, a, e: (s, jnp.where(s == 2, jnp.nan, 0.0)), np.ones(1), 5, 2),
         ),
+        (
+            "step must return an integer next state, got float32",
+            (lambda s, a, e: (jnp.float32(1), 0.0), np.ones(1), 5, 2),
+        ),
+        ("as reward, got shape [2]", (lambda s, a, e: (s, jnp.ones(2)), np.ones(1), 5, 2)),
         ("the events sum to 0.75, not to 1", (walk, np.array([0.5, 0.25]), 5, 2)),
         ("probability[1] = -0.5 is a negative", (walk, np.array([1.5, -0.5]), 5, 2)),
         ("probability must have shape [E]", (walk, np.ones((1, 1)), 5, 2)),

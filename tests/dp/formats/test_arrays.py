@@ -46,6 +46,21 @@ def test_gymnasium_has_the_known_values(name: str, sets: dict, value: float):
     assert abs(formats.initial_distribution(env) @ v - value) < 1e-7
 
 
+@pytest.mark.parametrize(("size", "wins"), [("4x4", 14 / 17), ("8x8", 1.0)])
+def test_the_last_state_can_be_entered_and_be_a_goal(size: str, wins: float):
+    env = pytest.importorskip("gymnasium").make("FrozenLake-v1", map_name=size)
+    mdp = formats.from_gymnasium(env, 1.0, enter_last=True)
+    goal = (env.unwrapped.desc == b"G").ravel()
+    assert abs(dp.reachability(mdp, goal).v[0] - wins) < 1e-9
+    np.testing.assert_allclose(values(mdp._replace(gamma=0.99)), values(formats.from_gymnasium(env, 0.99)), atol=1e-12)
+
+
+def test_a_state_that_is_also_passed_through_cannot_be_the_last():
+    table = {0: {0: [(1.0, 1, 0.0, True)]}, 1: {0: [(1.0, 2, 0.0, False)]}, 2: {0: [(1.0, 1, 0.0, False)]}}
+    with pytest.raises(ValueError, match=r"P\[2\]\[0\] enters state 1 and goes on"):
+        formats.from_gymnasium(environment(table), 0.5, enter_last=True)
+
+
 def environment(table: Any, **sets) -> SimpleNamespace:
     return SimpleNamespace(unwrapped=SimpleNamespace(P=table, **sets))
 

@@ -184,7 +184,7 @@ def test_tables_larger_than_their_file_are_refused(tmp_path: Path):
         ({"states": ("a\n", "b")}, "the state name 'a.n' cannot be written"),
         ({"actions": ("a b",) * 4}, "the action name 'a b' cannot be written"),
         ({"actions": ("[1]",) * 4}, "no action can be called"),
-        ({"actions": ("a",)}, "the model has 4 choices and 1 names for them"),
+        ({"actions": ("a",)}, "actions must hold 4 names, one for every choice, got 1"),
         ({"rewards": {"a b": np.ones((2, 2))}}, "the reward name 'a b' cannot be written"),
         ({"rewards": {"": np.zeros((2, 2))}}, "the R of this model is none of its named rewards"),
     ],

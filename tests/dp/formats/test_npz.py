@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dp
 from dp import formats
 from dp.dense import make_mdp
 from dp.formats import Model
@@ -152,3 +153,18 @@ def test_a_file_cut_off_anywhere_is_refused(path: Path):
     for end in range(0, len(data), 7):
         path.write_bytes(data[:end])
         refused(path, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"labels": {"a": np.array([1])}}, r"labels\['a'\] must be boolean with shape \[2\], got int64 with \[1\]"),
+        ({"initial": np.ones(3, bool)}, r"initial must be boolean with shape \[2\], got bool with \[3\]"),
+        ({"states": ("a", "b", "c")}, "states must hold 2 names, got 3"),
+        ({"rewards": {"r": np.ones(2)}}, r"rewards\['r'\] must have shape \[2, 2\], got \[2\]"),
+    ],
+)
+def test_what_does_not_fit_is_not_written(tmp_path, change, reason):
+    mdp = dp.make_mdp(np.full((2, 2, 2), 0.5), np.ones((2, 2)), 0.9)
+    with pytest.raises(ValueError, match=reason):
+        dp.formats.write_npz(tmp_path / "model.npz", dp.formats.Model(mdp, np.ones(2, bool), {}, {})._replace(**change))
