@@ -11,7 +11,7 @@ An end component is a set of states, with some choices for each, that those choi
 lead from every state to every other: where a policy may stay for ever. Whatever the policy, with probability one the
 states and choices that come back for ever form an end component (de Alfaro 1997, theorem 3.2).
 
-What `make_mdp` takes for the rounding of a row, 1e-8 or 100 eps, is no end of an episode.
+What `make_mdp` takes for the rounding of a row, 1e-8 or 100 eps if that is more, is no end of an episode.
 Source: de Alfaro (1997), chapter 3; Baier and Katoen (2008), section 10.6.
 """
 

@@ -6,6 +6,7 @@ a JAX array goes through float or NumPy: inside jit, `x > 0` gives a tracer even
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -143,6 +144,8 @@ def require_policy(mdp: MDP, policy: ArrayLike | Solution) -> Policy:
         )
     if isinstance(policy, Tracer):
         return policy
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(mdp.choices)):
+        return jnp.asarray(policy)
     pi = np.asarray(policy)
     if names_actions:
         _require_named(mdp, pi)

@@ -16,7 +16,7 @@ from jaxtyping import ArrayLike, Bool, Float, Int
 from dp import attractors
 from dp.attractors import Arena, arena
 from dp.mdp import MDP
-from dp.table import Table, tabulate
+from dp.table import Table, merged, tabulate
 
 
 class Graph(NamedTuple):
@@ -49,7 +49,7 @@ class EndComponents(NamedTuple):
 def graph(mdp: MDP) -> Graph:
     """Return the graph of an MDP whose numbers are concrete."""
     # Rewards are no part of it: they may be traced.
-    return graph_of(tabulate(mdp._replace(R=np.zeros(mdp.R.shape))))
+    return graph_of(merged(tabulate(mdp._replace(R=np.zeros(mdp.R.shape)))))
 
 
 def graph_of(table: Table) -> Graph:

@@ -5,7 +5,7 @@ import numpy as np
 from dp.dense import make_mdp
 from dp.mdp import MDP
 from dp.sparse import from_choices, from_successors
-from dp.table import Table, tabulate
+from dp.table import Table, merged, tabulate
 
 
 def as_dense(mdp: MDP) -> MDP:
@@ -42,13 +42,13 @@ def as_choices(mdp: MDP) -> MDP:
 
     A policy of it numbers the choices of each state without those that were forbidden.
     """
-    table = tabulate(mdp)
+    table = merged(tabulate(mdp))
     return from_choices(*table[:5], np.asarray(mdp.gamma), substochastic=True)
 
 
 def _laid_out(mdp: MDP) -> tuple[Table, int, int, np.ndarray, np.ndarray]:
     """Return the table, S, A, and which of the S A places are taken."""
-    table = tabulate(mdp)
+    table = merged(tabulate(mdp))
     S = mdp.size
     A = mdp.R.shape[1] if mdp.choices is None else int(np.diff(table.choices).max())
     mask = np.zeros((S, A), bool)

@@ -84,7 +84,9 @@ class Steps(NamedTuple):
         given: Any = self.probability
         p = jnp.asarray(given(state, action, event) if callable(given) else given[event])
         # An event that cannot happen may earn anything, and lead anywhere.
-        return jnp.asarray(there, jnp.int32), p, jnp.where(p == 0, 0, p * jnp.asarray(reward, p.dtype))
+        # Wider integers must not wrap around.
+        there = jnp.clip(there, -1, jnp.iinfo(jnp.int32).max).astype(jnp.int32)
+        return there, p, jnp.where(p == 0, 0, p * jnp.asarray(reward, p.dtype))
 
     def outcome(self, state: Int[Array, ""], action: Int[Array, ""], event: Int[Array, ""]) -> tuple[Array, Array]:
         """Return a next state and the probability to go on there."""

@@ -22,7 +22,7 @@ from dp.fixed_point import PATIENCE, recentred, until_certified
 from dp.mdp import MDP, Count, Scalar, at_states
 from dp.solution import Solution, conclude
 from dp.successors import Ragged, make_ragged
-from dp.table import tabulate
+from dp.table import merged, tabulate
 from dp.value_iteration import back_up
 
 
@@ -94,7 +94,7 @@ def _listed_predecessors(mdp: MDP) -> Ragged | None:
     """`max_a p(s' | s, a)` in lists, row s', of a sparse model whose numbers are concrete."""
     if transitions.is_dense(mdp.P) or any(isinstance(x, Tracer) for x in jax.tree.leaves(mdp)):
         return None
-    table = tabulate(mdp)
+    table = merged(tabulate(mdp))
     S = len(table.choices) - 1
     owner = np.repeat(np.arange(S), np.diff(table.choices))
     edge = table.indices * S + np.repeat(owner, np.diff(table.indptr))

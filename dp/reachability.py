@@ -36,6 +36,7 @@ def reachability(
     """Return the largest (or smallest) probability of reaching the goal, `max_π P_π(S_t in goal for some t | S_0 = s)`.
 
     mdp: any form of MDP, with gamma = 1; rewards are not read. An episode that ends elsewhere has missed the goal.
+        A row that misses 1 by no more than 1e-8, or 1.2e-5 in float32, counts as divided by its sum: it has no end.
     goal: bool [S]. maximise: the largest probability, or the smallest.
     horizon: count only visits within so many steps. The Solution then has the axis of stages of `dp.finite_horizon`:
         v[t] is the probability when `horizon - t` steps are left.

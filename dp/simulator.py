@@ -66,6 +66,10 @@ def from_step(
 
 
 def _check_steps(least, total, most, R, states: int, allowed: np.ndarray, slack: float) -> None:
+    if not np.isfinite(total).all():
+        s, a = np.argwhere(~np.isfinite(total))[0]
+        raise ValueError(f"in state {s} under action {a} the probability of an event is not finite")
+
     def place(wrong: np.ndarray) -> str | None:
         wrong = wrong & allowed
         return (

@@ -148,7 +148,7 @@ def from_choices(
 
 def _pointers(x: ArrayLike, name: str, length: int | None) -> np.ndarray:
     x = array(x, name)
-    if x.ndim != 1 or x.dtype.kind not in "iu" or len(x) < 2 or (length is not None and len(x) != length + 1):
+    if x.ndim != 1 or x.dtype.kind not in "iu" or len(x) != (max(len(x), 2) if length is None else length + 1):
         size = "[S + 1]" if length is None else f"[{length + 1}]"
         raise ValueError(f"{name} must be integers of shape {size}, got {x.dtype} with {list(x.shape)}")
     x = x.astype(np.int64)

@@ -106,8 +106,8 @@ class Ragged(NamedTuple):
 
     @property
     def longest(self) -> int:
-        """The largest number of successors there is room for."""
-        return max(group.state.shape[0] for group in self.groups)
+        """The largest number of successors there is room for, at least one."""
+        return max(1, *(group.state.shape[0] for group in self.groups))
 
     @property
     def stored(self) -> int:

@@ -13,7 +13,8 @@ from dp.transitions import Ragged, is_dense
 class Table(NamedTuple):
     """The choices of an MDP, state by state, in compressed sparse rows.
 
-    data, indices: [N], probabilities and successors; row c owns `indptr[c]` to `indptr[c + 1] - 1`, and none twice.
+    data, indices: [N], probabilities and successors; row c owns `indptr[c]` to `indptr[c + 1] - 1`, sorted. Only of a
+        matrix-free model may a successor come twice in a row: see `merged`.
     choices: [S + 1]; state s owns the rows `choices[s]` to `choices[s + 1] - 1`. rewards: [C], expected.
     actions: [C], the number that each choice has as an action in the MDP.
     """
@@ -48,8 +49,19 @@ def tabulate(mdp: MDP) -> Table:
     return Table(data, indices, indptr, start, R, actions)
 
 
+def merged(table: Table) -> Table:
+    """Add up the probabilities of successors that come twice in a row: one rounding each, of what P says."""
+    row = np.repeat(np.arange(len(table.rewards)), np.diff(table.indptr))
+    new = np.append(True, (row[1:] != row[:-1]) | (table.indices[1:] != table.indices[:-1]))[: len(row)]
+    if new.all():
+        return table
+    data = np.add.reduceat(table.data.astype(float), np.flatnonzero(new)).astype(table.data.dtype)
+    indptr = np.append(0, np.cumsum(np.bincount(row[new], minlength=len(table.rewards))))
+    return table._replace(data=data, indices=table.indices[new], indptr=indptr)
+
+
 def _entries(mdp: MDP) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return row, successor and probability of all entries that are not 0, sorted, repeated successors added up."""
+    """Return row, successor and probability of all entries that are not 0, sorted."""
     P = mdp.P
     if is_dense(P):
         flat = np.asarray(P).reshape(-1, P.shape[-1])
@@ -64,11 +76,7 @@ def _entries(mdp: MDP) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     found = [_listed(group, rows) for group, rows in groups]
     row, indices, data = (np.concatenate(x) for x in zip(*found, strict=True))
     order = np.lexsort((indices, row))
-    row, indices, data = row[order], indices[order], data[order]
-    new = np.append(True, (row[1:] != row[:-1]) | (indices[1:] != indices[:-1]))[: len(row)]
-    if new.all():
-        return row, indices, data
-    return row[new], indices[new], np.add.reduceat(data, np.flatnonzero(new))
+    return row[order], indices[order], data[order]
 
 
 def _listed(group, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -53,6 +53,7 @@ def total_reward(
     """Return the largest (or smallest) expected total reward `max_π E_π[R_1 + R_2 + ... | S_0 = s]`, until the goal.
 
     mdp: any form of MDP, with gamma = 1. Where probability mass is missing the episode ends, which counts 0.
+        A row that misses 1 by no more than 1e-8, or 1.2e-5 in float32, counts as divided by its sum: it has no end.
     goal: bool [S], where the run ends and nothing more is earned; None for no goal but the end of the episode.
     maximise: the largest expectation, or the smallest: of costs, that of stochastic shortest paths.
     endless: what a run counts that never reaches the goal nor the end of the episode: math.inf, -math.inf, or "earned",

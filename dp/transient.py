@@ -19,8 +19,9 @@ Where do l and u come from? They are what v_* would be if every backup were a li
 
 with e a bound on the rounding of a backup. So the gap is what rounding adds up to on the way to the end, and no more.
 
-Rounding. A row of n stored numbers, each of them maybe a sum of n others and the nearest float of what it stands for,
-is backed up with an error of at most `γ_{2n+8} (Σ p |v| + |r|)`, in any order; γ_k = k u / (1 - k u). The bounds hold
+Rounding. A row of n stored numbers, each of them maybe a sum of n others, divided by the sum of all, and the nearest
+float of what it stands for, is backed up with an error of at most `γ_{3n+12} (Σ p |v| + |r|)`, in any order;
+γ_k = k u / (1 - k u). The bounds hold
 for the numbers stored, and for every model whose numbers are these when rounded to double precision.
 Source: Higham (2002), section 3.1; Bertsekas and Tsitsiklis (1991); Howard (1960).
 """
@@ -160,7 +161,7 @@ def _chain(P: csr_array, *, iterative: bool) -> Chain | None:
     if w is None:
         try:
             chain = Chain(P, _factors(P))
-        except RuntimeError:  # singular
+        except (RuntimeError, MemoryError):  # singular, or factors that fill the memory
             return None
         w = _solve(chain, np.ones(n))
     if not (np.isfinite(w).all() and (w >= 0).all()):
@@ -181,7 +182,10 @@ def _solve(chain: Chain, r: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         v = _krylov(chain.P, r)
         if v is not None:
             return v
-    factors = _factors(chain.P) if chain.factors is None else chain.factors
+    try:
+        factors = _factors(chain.P) if chain.factors is None else chain.factors
+    except (RuntimeError, MemoryError):  # where the Krylov method gives way, too
+        return np.full_like(r, np.nan)
     v = factors.solve(r)
     return v + factors.solve(r + chain.P @ v - v)
 
@@ -210,7 +214,7 @@ def _error(quotient: Quotient, v, r=None) -> Float[np.ndarray, " rows"]:
 def _row_error(P: csr_array, r, v, terms: int) -> Float[np.ndarray, " rows"]:
     """Bound the rounding error of `r + P v`, row by row: the e of the head of this file."""
     unit = np.finfo(np.float64).eps / 2
-    k = (2 * terms + 8) * unit
+    k = (3 * terms + 12) * unit
     # The last term outweighs numbers too small for a float, and makes every inequality strict.
     return k / (1 - k) * (P @ np.abs(v) + np.abs(r)) + 1e-290
 

@@ -15,7 +15,7 @@ from dp.mdp import MDP, Count, Scalar
 from dp.solution import Solution
 from dp.sparse import from_choices
 from dp.table import Table, tabulate
-from dp.validation import flags
+from dp.validation import flags, rounding_slack
 
 # No sum of rewards is taken for larger than 0 below this.
 NOTHING = 1e-250
@@ -24,10 +24,13 @@ NOTHING = 1e-250
 class Problem(NamedTuple):
     """A model on the host. graph: its arena. goal: [S + 1]. rows: the choices of states that are no goal.
 
+    stored: its table. table: the same in double precision, rows that miss 1 by rounding divided by their sums.
+
     tol: of the gap; relative: in units of the value.
     """
 
     mdp: MDP
+    stored: Table
     table: Table
     graph: Arena
     goal: Bool[np.ndarray, " S1"]
@@ -65,14 +68,23 @@ def problem(
         raise ValueError(f"goal must be boolean with shape {[mdp.size]}: np.isin(np.arange({mdp.size}), goal)")
     goal = flags(goal, (mdp.size,), "goal", default=False)
     tol = float(tolerance(tol, mdp.R.dtype))
-    table = tabulate(mdp)
-    graph, goal = arena(table), np.append(goal, False)
-    return Problem(mdp, table, graph, goal, own(graph, ~goal), tol, relative)
+    stored = tabulate(mdp)
+    graph, goal = arena(stored), np.append(goal, False)
+    return Problem(mdp, stored, _whole(stored), graph, goal, own(graph, ~goal), tol, relative)
+
+
+def _whole(table: Table) -> Table:
+    """Divide rows by their sums where these miss 1 by no more than rounding explains: there no episode ends."""
+    row = np.repeat(np.arange(len(table.rewards)), np.diff(table.indptr))
+    data = table.data.astype(np.float64)
+    mass = np.bincount(row, data, minlength=len(table.rewards)).astype(np.float64)
+    mass[np.abs(mass - 1) > rounding_slack(table.data.dtype)] = 1
+    return table._replace(data=data / mass[row])
 
 
 def conclude(problem: Problem, answer: Answer, rewards: Float[np.ndarray, " C"], *, maximise: bool) -> Solution:
     """Round the answer outwards to the dtype of the MDP, back it up once for q, and put the Solution together."""
-    mdp, table, graph, goal, _, tol, _ = problem
+    mdp, _, table, graph, goal, _, tol, _ = problem
     S, dtype = graph.end, np.asarray(mdp.R).dtype
     lower, v, upper = (x[:S] for x in answer[:3])
     lower, upper = _outwards(lower, dtype, -np.inf), _outwards(upper, dtype, np.inf)
@@ -117,7 +129,7 @@ def within(
     maximise: bool,
 ) -> Solution:
     """Backward induction over `horizon` steps, where the goal ends the run and is worth so much."""
-    mdp, table, graph, goal, rows, tol, _ = problem
+    mdp, table, _, graph, goal, rows, tol, _ = problem
     sign = np.asarray(1.0 if maximise else -1.0, table.data.dtype)
     # The goal earns in every stage what it is worth, and ends there: v_t(goal) = worth for every t.
     kept = rows[np.repeat(np.arange(len(rows)), np.diff(table.indptr))]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from dp.matrix_free import Steps
 from dp.mdp import MDP
 from dp.table import Table, tabulate
 
@@ -41,6 +42,8 @@ class Model(NamedTuple):
 def as_model(model: Model | MDP) -> Model:
     """Return the model, or the bare MDP as a model: its rewards, unless they are all 0, are called ""."""
     mdp = model.mdp if isinstance(model, Model) else model
+    if isinstance(mdp.P, Steps):
+        raise ValueError("a matrix-free model has no numbers to write: dp.as_successors makes some")
     if np.ndim(mdp.gamma) != 0:
         raise ValueError(f"gamma has shape {list(np.shape(mdp.gamma))}: models are written one by one")
     if isinstance(model, Model):

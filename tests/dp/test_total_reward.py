@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import dp
-from dp.sparse import from_choices, from_step
+from dp.simulator import from_step
+from dp.sparse import from_choices
 from dp.total_reward import total_reward
 
 

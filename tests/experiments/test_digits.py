@@ -92,6 +92,7 @@ def test_summary_and_goal():
     assert quality.summarise(rows[:1])["coverage"] == {"mean": 0.9, "standard_error": None}
 
 
+@pytest.mark.slow
 def test_a_tiny_run_writes_its_record_and_is_repeatable(tmp_path):
     record = digits.main(**TINY, out=tmp_path / "first")
     written = json.loads((tmp_path / "first" / "metrics.json").read_text())

@@ -40,6 +40,7 @@ def test_by_definition_is_the_sum():
     np.testing.assert_allclose(bellman_equations.by_definition(p, f), np.einsum("satk,tk->sa", p, f))
 
 
+@pytest.mark.slow
 def test_bench_batching(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_batching, "SOLVERS", {"solve": dp.solve})
     found = bench_batching.main(mdps=40, loops=3, out=tmp_path / "run")["metrics"]
@@ -52,6 +53,7 @@ def test_bench_batching(tmp_path, monkeypatch):
         bench_batching.main(mdps=4, loops=5, out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_bench_solvers(tmp_path, monkeypatch):
     some = {"solve": bench_solvers.SOLVERS["solve"], "cut short": lambda mdp: dp.value_iteration(mdp, max_iters=1)}
     monkeypatch.setattr(bench_solvers, "SOLVERS", some)
@@ -65,6 +67,7 @@ def test_bench_solvers(tmp_path, monkeypatch):
             bench_solvers.main(**bad, out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_convergence(tmp_path):
     found = convergence.main(
         states=10,
