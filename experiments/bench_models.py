@@ -163,12 +163,16 @@ def main(*, states: int = 1_000_000, side: int = 1000, seed: int = 0, out: Path 
     rows["backup"] = alone(backups, states // 10, seed)
     clock = record.Clock()
     clock.run_seconds = seconds(start)
-    columns = ("states", "build", "first_solve", "solve", "value", "largest_gap", "peak_memory_GB")
-    table = Table("model", *(column.replace("_", " ") for column in columns), title="large models, seconds")
-    for name in [name for name in rows if name != "backup"]:
-        table.add_row(name, *(f"{rows[name][column]:.4g}" for column in columns))
+    columns = {"states": ",", "build": ".1f", "first_solve": ".1f", "solve": ".1f", "largest_gap": ".0e"}
+    table = Table("model", *(column.replace("_", " ") for column in columns), "GB", title="large models, seconds")
+    for name, row in rows.items():
+        if name != "backup":
+            cells = (format(row[column], form) for column, form in columns.items())
+            table.add_row(name, *cells, f"{row['peak_memory_GB']:.2f}")
     record.console.print(table)
-    record.console.print("build: from nothing, or from the file; first solve: compiling included; float64, tol 1e-6")
+    record.console.print(
+        "build: from nothing, or from the file; first solve: with compiling; GB: peak memory; float64, tol 1e-6"
+    )
     times = {name: rows["backup"][f"{name}_ms"] for name in ("successors", "ragged", "scipy")}
     record.console.print("one backup, ms: " + ", ".join(f"{name} {ms:.3g}" for name, ms in times.items()))
     return record.write(out, arguments=arguments, metrics=rows, figures={}, clock=clock, dtype="float64")
