@@ -27,8 +27,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed-test
 demo: $(VENV)/.installed-test
 	$(BIN)/python -m experiments.tour
 
+# Nearly all of a test's time is compiling. test-all compiles as users do.
 test: $(VENV)/.installed-test
-	$(PYTEST)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST)
 
 test-all: $(VENV)/.installed-test
 	$(PYTEST) -m 'slow or not slow'

@@ -260,6 +260,7 @@ def one_long_row() -> tuple[dp.MDP, dp.MDP]:
     return mdp, dp.as_choices(mdp)
 
 
+@pytest.mark.slow
 def test_a_row_much_longer_than_all_others():
     mdp, ragged = one_long_row()
     expected = dp.solve(mdp)

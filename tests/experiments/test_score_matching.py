@@ -14,6 +14,7 @@ def default_settings():
         yield
 
 
+@pytest.mark.slow
 def test_score_matching(tmp_path):
     record = score_matching.main(**TINY, out=tmp_path / "run")
     rows = record["metrics"]["scores"]
