@@ -85,6 +85,7 @@ SOLVERS = {
     "soft newton": functools.partial(dp.soft_policy_iteration, temperature=0.3),
 }
 FORMS_BUT_DENSE = FORMS[1:]
+SOME = [pytest.param("successors", marks=pytest.mark.slow), "ragged", pytest.param("steps", marks=pytest.mark.slow)]
 
 
 @functools.lru_cache
@@ -95,7 +96,7 @@ def reference(solver: str):
 # Enough to run every operation of every form; the rest takes minutes to compile.
 OFTEN = {
     *(("ragged", solver) for solver in ("gauss_seidel", "prioritised_sweeping", "solve", "soft newton")),
-    *(("successors", solver) for solver in ("prioritised_sweeping", "policy_iteration", "soft")),
+    *(("successors", solver) for solver in ("prioritised_sweeping", "soft")),
     *(("steps", solver) for solver in ("gauss_seidel", "modified")),
 }
 EVERY = [
@@ -134,7 +135,7 @@ def test_evaluation_on_every_form(form, method):
     assert_allclose(dp.evaluate(model(form), same_policy(form, greedy)).v, reference("solve").v, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS_BUT_DENSE)
+@pytest.mark.parametrize("form", SOME)
 def test_horizons_on_every_form(form):
     expected, found = dp.finite_horizon(model("dense", 1.0), 4), dp.finite_horizon(model(form, 1.0), 4)
     assert_allclose(found.v, expected.v, rtol=1e-13)
@@ -145,10 +146,8 @@ def test_horizons_on_every_form(form):
     assert_allclose(found.v, expected.v, rtol=1e-13)
 
 
-SOME = [pytest.param("successors", marks=pytest.mark.slow), "ragged", pytest.param("steps", marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("form", SOME)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS_BUT_DENSE)
 def test_average_reward_on_every_form(form):
     for solver in (dp.relative_value_iteration, dp.average_policy_iteration):
         expected, found = solver(model("dense")), solver(model(form))
@@ -161,7 +160,7 @@ def test_average_reward_on_every_form(form):
     assert_allclose(found.bias, expected.bias, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS_BUT_DENSE)
+@pytest.mark.parametrize("form", SOME)
 def test_bounds_and_operators_on_every_form(form):
     v = jnp.asarray(rng.normal(size=S))
     dense, mdp = model("dense"), model(form)
@@ -188,7 +187,7 @@ def test_derivatives_on_every_form(form):
     assert_allclose(np.where(MASK, spread(form, found), 0), np.where(MASK, expected, 0), atol=1e-9)
 
 
-@pytest.mark.parametrize("form", ["successors", "ragged"])
+@pytest.mark.parametrize("form", [pytest.param("successors", marks=pytest.mark.slow), "ragged"])
 def test_the_slope_in_the_probabilities_is_gamma_times_visits_times_values(form):
     # d v(0) / d p(s'|s, a) = (visits of s under pi) gamma v(s') where a is taken, for every stored probability.
     mdp = model(form)

@@ -18,6 +18,7 @@ def run(tmp_path_factory):
     return out, low_density.main(sigmas=(1.0, 0.5), out=out, **TINY)
 
 
+@pytest.mark.slow
 def test_writes_the_record_and_the_figures(run):
     out, record = run
     assert json.loads((out / "metrics.json").read_text()) == record
@@ -25,6 +26,7 @@ def test_writes_the_record_and_the_figures(run):
     assert record["figures"] == ["error_by_density.png", "error_by_sigma.png", "densities.png", "error_maps.png"]
 
 
+@pytest.mark.slow
 def test_reports_every_model_and_set_of_points(run):
     metrics = run[1]["metrics"]
     models = ["equation 1", "equation 2, σ = 0.5", "equation 2, σ = 1"]
@@ -40,6 +42,7 @@ def test_reports_every_model_and_set_of_points(run):
         assert sum(f"Points {points}:" in sentence for sentence in metrics["verdict"]) == 2
 
 
+@pytest.mark.slow
 def test_truth_by_quadrature(run):
     metrics = run[1]["metrics"]
     assert abs(metrics["truth"]["mass_outside_box"]) < 1e-5
@@ -150,6 +153,7 @@ def test_impossible_arguments_write_nothing(tmp_path, bad, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_loss_that_overflows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="seed 0, equation 2, σ = 1e-30: the loss is not finite"):
         low_density.main(sigmas=(1e-30,), out=tmp_path / "new", **TINY)
