@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 .PHONY: help demo test test-all check format clean
 help:
 	@echo "make demo      every experiment at small size, one table, results/tour/index.html (about 3 minutes)"
-	@echo "make test      the tests (under 6 minutes on 2 cores)"
+	@echo "make test      the tests (about 6 minutes on 2 cores)"
 	@echo "make test-all  the tests and the slow ones"
 	@echo "make check     ruff and pyright"
 	@echo "make format    rewrite the sources in ruff's format"
