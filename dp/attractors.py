@@ -41,13 +41,10 @@ class Arena(NamedTuple):
 
 def arena(table: Table) -> Arena:
     """Return the graph of a table."""
-    S, C = len(table.choices) - 1, len(table.rewards)
-    owner = np.repeat(np.arange(S), np.diff(table.choices))
-    row = np.repeat(np.arange(C), np.diff(table.indptr))
-    mass = np.bincount(row, table.data, minlength=C)
-    ends = np.flatnonzero(mass < 1 - rounding_slack(table.data.dtype))
+    S, row = len(table.choices) - 1, table.row
+    ends = np.flatnonzero(table.mass < 1 - rounding_slack(table.data.dtype))
     seen = table.data > 0
-    return Arena(owner, np.append(row[seen], ends), np.append(table.indices[seen], np.full(len(ends), S)), S)
+    return Arena(table.owner, np.append(row[seen], ends), np.append(table.indices[seen], np.full(len(ends), S)), S)
 
 
 def possible(

@@ -32,6 +32,11 @@ class Quotient(NamedTuple):
     block: Int[np.ndarray, " S1"]
     terms: int
 
+    @property
+    def owner(self) -> Int[np.ndarray, " rows"]:
+        """The block that each row belongs to."""
+        return np.repeat(np.arange(len(self.choices) - 1), np.diff(self.choices))
+
 
 def collapse(
     table: Table,
@@ -58,7 +63,7 @@ def collapse(
     n = len(names)
 
     row = np.flatnonzero(rows)
-    owner = blocks[np.repeat(np.arange(S), np.diff(table.choices))[row]]
+    owner = blocks[table.owner[row]]
     if stops:
         stop = np.flatnonzero(names > S)
         row, owner = np.append(row, np.full(len(stop), -1)), np.append(owner, stop)
@@ -98,7 +103,7 @@ def proper(graph: Arena, quotient: Quotient) -> Int[np.ndarray, " n"]:
     stop = np.flatnonzero(quotient.row < 0)
     block = quotient.block[graph.successor[kept]]
     inner = Arena(
-        owner=np.repeat(np.arange(n), np.diff(quotient.choices)),
+        owner=quotient.owner,
         row=np.append(row[kept], stop),
         successor=np.append(np.where(block < 0, n, block), np.full(len(stop), n)),
         end=n,

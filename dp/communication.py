@@ -55,8 +55,7 @@ def graph(mdp: MDP) -> Graph:
 def graph_of(table: Table) -> Graph:
     """Return the graph of an MDP on the host."""
     owner, row, successor, S = arena(table)
-    mass = np.bincount(np.repeat(np.arange(len(owner)), np.diff(table.indptr)), table.data, minlength=len(owner))
-    return Graph(row, successor, owner, table.actions, mass.astype(float), S)
+    return Graph(row, successor, owner, table.actions, table.mass, S)
 
 
 def follow(graph: Graph, policy: ArrayLike) -> Graph:

@@ -15,7 +15,7 @@ def as_dense(mdp: MDP) -> MDP:
     """
     table, S, A, mask, gamma = _laid_out(mdp)
     P = np.zeros((mask.sum(), S), table.data.dtype)
-    P[_row_of_each_entry(table), table.indices] = table.data
+    P[table.row, table.indices] = table.data
     full = np.zeros((S, A, S), table.data.dtype)
     full[mask] = P
     return make_mdp(full, _rewards(table, mask), gamma, mask=mask, substochastic=True)
@@ -27,7 +27,7 @@ def as_successors(mdp: MDP) -> MDP:
     Where states have different numbers of actions, A is the largest of them, and a mask forbids the others.
     """
     table, S, A, mask, gamma = _laid_out(mdp)
-    row, counts = _row_of_each_entry(table), np.diff(table.indptr)
+    row, counts = table.row, np.diff(table.indptr)
     K = max(1, counts.max(initial=0))
     slot = np.arange(len(row)) - table.indptr[row]
     state, prob = np.zeros((mask.sum(), K), np.int32), np.zeros((mask.sum(), K), table.data.dtype)
@@ -52,12 +52,8 @@ def _laid_out(mdp: MDP) -> tuple[Table, int, int, np.ndarray, np.ndarray]:
     S = mdp.size
     A = mdp.R.shape[1] if mdp.choices is None else int(np.diff(table.choices).max())
     mask = np.zeros((S, A), bool)
-    mask[np.repeat(np.arange(S), np.diff(table.choices)), table.actions] = True
+    mask[table.owner, table.actions] = True
     return table, S, A, mask, np.asarray(mdp.gamma)
-
-
-def _row_of_each_entry(table: Table) -> np.ndarray:
-    return np.repeat(np.arange(len(table.rewards)), np.diff(table.indptr))
 
 
 def _rewards(table: Table, mask: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from jaxtyping import ArrayLike
 
 from dp.mdp import MDP
 from dp.validation import (
+    cast,
     check_actions,
     check_finite,
     check_gamma,
@@ -68,11 +69,9 @@ def make_mdp(
     elif R.ndim == 3:
         R = np.einsum("sat,sat->sa", P, R)
     dtype = jax.dtypes.canonicalize_dtype(P.dtype)
-    with np.errstate(over="ignore"):
-        check_finite(np.asarray(R, dtype), f"R, in {dtype},")
     return MDP(
         P=jnp.asarray(P, dtype),
-        R=jnp.asarray(R, dtype),
+        R=jnp.asarray(cast(R, dtype)),
         gamma=jnp.asarray(gamma, dtype),
         mask=None if allowed.all() else jnp.asarray(allowed),
     )

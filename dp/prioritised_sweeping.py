@@ -96,8 +96,7 @@ def _listed_predecessors(mdp: MDP) -> Ragged | None:
         return None
     table = merged(tabulate(mdp))
     S = len(table.choices) - 1
-    owner = np.repeat(np.arange(S), np.diff(table.choices))
-    edge = table.indices * S + np.repeat(owner, np.diff(table.indptr))
+    edge = table.indices * S + table.owner[table.row]
     order = np.argsort(edge, kind="stable")
     edge, first = np.unique(edge[order], return_index=True)
     prob = np.maximum.reduceat(table.data[order], first) if len(edge) else table.data

@@ -10,6 +10,7 @@ from dp.mdp import MDP
 from dp.successors import Successors, make_ragged
 from dp.validation import (
     array,
+    cast,
     check_actions,
     check_finite,
     check_gamma,
@@ -67,7 +68,7 @@ def from_successors(
     dtype = jax.dtypes.canonicalize_dtype(prob.dtype)
     return MDP(
         P=Successors(jnp.asarray(_slots_first(state)), jnp.asarray(_slots_first(prob), dtype)),
-        R=_cast(R, dtype),
+        R=jnp.asarray(cast(R, dtype)),
         gamma=jnp.asarray(gamma, dtype),
         mask=None if allowed.all() else jnp.asarray(allowed),
     )
@@ -140,7 +141,7 @@ def from_choices(
     dtype = jax.dtypes.canonicalize_dtype(data.dtype)
     return MDP(
         P=make_ragged(row, indices, data.astype(dtype, copy=False), int(start[-1])),
-        R=_cast(earned, dtype),
+        R=jnp.asarray(cast(earned, dtype)),
         gamma=jnp.asarray(gamma, dtype),
         choices=make_choices(start),
     )
@@ -173,10 +174,3 @@ def _merged(state: np.ndarray, prob: np.ndarray) -> np.ndarray:
 
 def _slots_first(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(x, -1, 0))
-
-
-def _cast(R: np.ndarray, dtype) -> jax.Array:
-    with np.errstate(over="ignore"):
-        R = R.astype(dtype, copy=False)
-    check_finite(R, f"R, in {dtype},")
-    return jnp.asarray(R)

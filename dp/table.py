@@ -26,19 +26,34 @@ class Table(NamedTuple):
     rewards: Float[np.ndarray, " C"]
     actions: Int[np.ndarray, " C"]
 
+    @property
+    def row(self) -> Int[np.ndarray, " N"]:
+        """The choice that each entry belongs to."""
+        return np.repeat(np.arange(len(self.rewards)), np.diff(self.indptr))
+
+    @property
+    def owner(self) -> Int[np.ndarray, " C"]:
+        """The state that each choice belongs to."""
+        return np.repeat(np.arange(len(self.choices) - 1), np.diff(self.choices))
+
+    @property
+    def mass(self) -> Float[np.ndarray, " C"]:
+        """`Σ_s' p(s'|s, a)` of each choice, in double precision."""
+        # Of nothing at all, bincount returns integers.
+        return np.bincount(self.row, self.data, minlength=len(self.rewards)).astype(np.float64)
+
 
 def tabulate(mdp: MDP) -> Table:
     """Return the table of any MDP whose numbers are concrete. Forbidden actions are left out, as are zeros."""
     require_mdp(mdp)
     R = np.asarray(mdp.R)
+    row, indices, data = _entries(mdp)
     if mdp.choices is not None:
         owner, first = np.asarray(mdp.choices.owner), np.asarray(mdp.choices.first)
         start, actions = np.append(first, len(R)), np.arange(len(R)) - first[owner]
-        row, indices, data = _entries(mdp)
     else:
         S, A = R.shape
         allowed = np.ones((S, A), bool) if mdp.mask is None else np.asarray(mdp.mask)
-        row, indices, data = _entries(mdp)
         known = allowed.ravel()
         number = np.cumsum(known) - 1
         kept = known[row]
@@ -51,7 +66,7 @@ def tabulate(mdp: MDP) -> Table:
 
 def merged(table: Table) -> Table:
     """Add up the probabilities of successors that come twice in a row: one rounding each, of what P says."""
-    row = np.repeat(np.arange(len(table.rewards)), np.diff(table.indptr))
+    row = table.row
     new = np.append(True, (row[1:] != row[:-1]) | (table.indices[1:] != table.indices[:-1]))[: len(row)]
     if new.all():
         return table

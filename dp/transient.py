@@ -95,7 +95,7 @@ def swept(quotient: Quotient) -> Int[np.ndarray, " n"]:
     n = len(quotient.choices) - 1
     if n == 0:
         return np.zeros(0, np.int64)
-    owner, q = np.repeat(np.arange(n), np.diff(quotient.choices)), quotient.r
+    owner, q = quotient.owner, quotient.r
     for _ in range(SWEEPS):
         q = quotient.r + quotient.P @ np.maximum.reduceat(q, quotient.choices[:-1])
     return _first_best(q, quotient.choices, owner)
@@ -113,7 +113,7 @@ def _improve(
     A choice must be better by more than rounding to replace another: ties cannot go round in circles. A policy that
     does not end is not taken.
     """
-    owner = np.repeat(np.arange(len(policy)), np.diff(quotient.choices))
+    owner = quotient.owner
     k = 1
     while True:
         v = _solve(chain, r[policy])
@@ -142,7 +142,7 @@ def _lower(quotient, v, q, e, policy, chain) -> Float[np.ndarray, " n"]:
 
 def _upper(quotient, v, q, e, policy, chain, max_iters) -> Float[np.ndarray, " n"]:
     """Return a verified u >= v_*, or inf."""
-    owner = np.repeat(np.arange(len(v)), np.diff(quotient.choices))
+    owner = quotient.owner
     for slack in SLACKS:
         w, policy, chain, _ = _improve(quotient, (q - v[owner]) + slack * e, policy, chain, max_iters)
         upper = v + w

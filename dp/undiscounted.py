@@ -75,11 +75,9 @@ def problem(
 
 def _whole(table: Table) -> Table:
     """Divide rows by their sums where these miss 1 by no more than rounding explains: there no episode ends."""
-    row = np.repeat(np.arange(len(table.rewards)), np.diff(table.indptr))
-    data = table.data.astype(np.float64)
-    mass = np.bincount(row, data, minlength=len(table.rewards)).astype(np.float64)
+    mass = table.mass
     mass[np.abs(mass - 1) > rounding_slack(table.data.dtype)] = 1
-    return table._replace(data=data / mass[row])
+    return table._replace(data=table.data / mass[table.row])
 
 
 def conclude(problem: Problem, answer: Answer, rewards: Float[np.ndarray, " C"], *, maximise: bool) -> Solution:
@@ -132,7 +130,7 @@ def within(
     mdp, table, _, graph, goal, rows, tol, _ = problem
     sign = np.asarray(1.0 if maximise else -1.0, table.data.dtype)
     # The goal earns in every stage what it is worth, and ends there: v_t(goal) = worth for every t.
-    kept = rows[np.repeat(np.arange(len(rows)), np.diff(table.indptr))]
+    kept = rows[table.row]
     lengths = np.where(rows, np.diff(table.indptr), 0)
     dtype = table.data.dtype
     model = from_choices(
@@ -163,7 +161,7 @@ def within(
 
 def _weighted_sums(table: Table, v: Float[np.ndarray, " S"], *, worst: float) -> Float[np.ndarray, " C"]:
     """`Σ_s' p(s'|s, a) v(s')`; where both infinities can happen, the worst."""
-    row = np.repeat(np.arange(len(table.rewards)), np.diff(table.indptr))
+    row = table.row
     finite = np.isfinite(v)
     products = table.data * np.where(finite, v, 0)[table.indices]
     # Of nothing at all, bincount returns integers.

@@ -96,6 +96,14 @@ def check_probabilities(p: np.ndarray, name: str) -> None:
         raise ValueError(f"{name}{where} = {p[tuple(where)]:.10g} is a negative probability")
 
 
+def cast(R: ArrayLike, dtype: np.dtype) -> np.ndarray:
+    """Return rewards in the dtype of the model; ValueError, naming the first that it cannot hold."""
+    with np.errstate(over="ignore"):
+        rewards = np.asarray(R).astype(dtype, copy=False)
+    check_finite(rewards, f"R, in {dtype},")
+    return rewards
+
+
 def rounding_slack(dtype: np.dtype) -> float:
     """Return by how much the sum of a row may miss 1: a float32 row sums to 1 within float32's rounding."""
     return max(1e-8, 100 * float(np.finfo(dtype).eps)) if dtype.kind == "f" else 1e-8

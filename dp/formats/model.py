@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from dp.matrix_free import Steps
 from dp.mdp import MDP
-from dp.table import Table, tabulate
+from dp.table import Table
 
 
 class Model(NamedTuple):
@@ -65,7 +65,7 @@ def _require_fit(model: Model) -> None:
             raise ValueError(f"rewards[{name!r}] must have shape {list(rows)}, got {list(np.shape(R))}")
     if model.states is not None and len(model.states) != S:
         raise ValueError(f"states must hold {S} names, got {len(model.states)}")
-    choices = len(tabulate(model.mdp).rewards)
+    choices = model.mdp.R.size if model.mdp.mask is None else int(np.sum(model.mdp.mask))
     if model.actions is not None and len(model.actions) != choices:
         raise ValueError(f"actions must hold {choices} names, one for every choice, got {len(model.actions)}")
 

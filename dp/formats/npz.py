@@ -66,7 +66,7 @@ def _padded(mdp: MDP, table: Table) -> tuple[np.ndarray, np.ndarray]:
     S, A = mdp.R.shape
     counts = np.diff(table.indptr)
     K = max(1, int(counts.max(initial=0)))
-    row = np.repeat(np.arange(S), np.diff(table.choices)) * A + table.actions
+    row = table.owner * A + table.actions
     slot = np.arange(len(table.data)) - np.repeat(table.indptr[:-1], counts)
     state, prob = np.zeros((S * A, K), np.int32), np.zeros((S * A, K), table.data.dtype)
     entry = np.repeat(row, counts)

@@ -39,8 +39,7 @@ def write_prism(stem: Source, model: Model | MDP) -> dict[str, Path | list[Path]
 
 
 def _require_whole(table: Table) -> None:
-    counts, C = np.diff(table.indptr), len(table.rewards)
-    total = np.bincount(np.repeat(np.arange(C), counts), weights=table.data, minlength=C)
+    total = table.mass
     wrong = np.abs(total - 1) > rounding_slack(table.data.dtype)
     if wrong.any():
         c = int(np.argmax(wrong))
@@ -54,8 +53,7 @@ def _require_whole(table: Table) -> None:
 def _entries(table: Table) -> list[tuple[int, int, int, int, float]]:
     """Return state, number of the choice, choice, successor and probability of all entries."""
     C = len(table.rewards)
-    row = np.repeat(np.arange(C), np.diff(table.indptr))
-    owner = np.repeat(np.arange(len(table.choices) - 1), np.diff(table.choices))
+    row, owner = table.row, table.owner
     number = np.arange(C) - table.choices[:-1][owner]
     columns = owner[row], number[row], row, table.indices, table.data
     return list(zip(*(column.tolist() for column in columns), strict=True))

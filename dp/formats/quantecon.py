@@ -77,7 +77,7 @@ def to_quantecon(mdp: MDP) -> tuple:
     table = tabulate(mdp)
     S, C = len(table.choices) - 1, len(table.rewards)
     Q = sp.csr_array((table.data, table.indices, table.indptr), shape=(C, S))
-    return table.rewards, Q, beta, np.repeat(np.arange(S), np.diff(table.choices)), table.actions
+    return table.rewards, Q, beta, table.owner, table.actions
 
 
 def _integers(x: ArrayLike, name: str) -> np.ndarray:
