@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2
 
-.PHONY: help demo test test-all check format clean
+.PHONY: help demo test test-all bench check format clean
 help:
 	@echo "make demo      every experiment at small size, one table, results/tour/index.html (about 3 minutes)"
 	@echo "make test      the tests (about 6 minutes on 2 cores)"
 	@echo "make test-all  the tests and the slow ones"
+	@echo "make bench     dp against other libraries on seven models, on one core and on two (about an hour)"
 	@echo "make check     ruff and pyright"
 	@echo "make format    rewrite the sources in ruff's format"
 	@echo "make clean     remove .venv and results"
@@ -24,6 +25,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.installed-bench: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
 demo: $(VENV)/.installed-test
 	$(BIN)/python -m experiments.tour
 
@@ -33,6 +38,9 @@ test: $(VENV)/.installed-test
 
 test-all: $(VENV)/.installed-test
 	$(PYTEST) -m 'slow or not slow'
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m experiments.bench_dp
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

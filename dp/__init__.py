@@ -1,6 +1,7 @@
 """Exact dynamic programming for finite Markov decision processes, with a certificate on every answer."""
 
 from . import formats as formats
+from . import memory as memory
 from . import problems as problems
 from .anderson import anderson_iteration as anderson_iteration
 from .average import average_policy_iteration as average_policy_iteration
@@ -26,6 +27,8 @@ from .horizon import finite_horizon as finite_horizon
 from .mdp import MDP as MDP
 from .mdp import MRP as MRP
 from .mdp import induce as induce
+from .ordering import narrow_order as narrow_order
+from .ordering import reorder as reorder
 from .policy_iteration import inexact_policy_iteration as inexact_policy_iteration
 from .policy_iteration import modified_policy_iteration as modified_policy_iteration
 from .policy_iteration import policy_iteration as policy_iteration
@@ -36,6 +39,8 @@ from .rollout import discounted_return as discounted_return
 from .rollout import returns as returns
 from .rollout import rollout as rollout
 from .rollout import time_to_absorption as time_to_absorption
+from .sharding import from_shards as from_shards
+from .sharding import shard as shard
 from .show import show as show
 from .simulator import from_step as from_step
 from .soft import soft_optimality as soft_optimality
@@ -52,3 +57,4 @@ from .table import tabulate as tabulate
 from .total_reward import total_reward as total_reward
 from .value_iteration import value_iteration as value_iteration
 from .value_iteration import value_iteration_history as value_iteration_history
+from .wavefront import wavefront_iteration as wavefront_iteration

@@ -18,13 +18,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from dp.bounds import enclose, modulus
+from dp.bounds import modulus
 from dp.checks import require_at_least, require_model, start_values, tolerance
 from dp.fixed_point import until_certified
 from dp.linear import eliminate
 from dp.mdp import MDP, Count, Scalar
-from dp.solution import Backup, Solution, conclude
-from dp.value_iteration import back_up
+from dp.solution import Backup, Solution, back_up, certified
 
 
 class Memory(NamedTuple):
@@ -69,34 +68,44 @@ def _anderson(mdp: MDP, v0, tol, max_iters, *, memory: int) -> Solution:
     contraction = modulus(*fixed)
 
     def advance(k, backup: Backup, memory: Memory) -> tuple[Float[Array, " S"], Memory]:
-        f = backup.Tv - backup.v
-        residual = jnp.max(jnp.abs(f))
-        accepted = memory.fallback | (residual <= contraction.largest * memory.residual)
-        here = memory.filled % memory.f.shape[0]
-        grown = Memory(
-            Tv=memory.Tv.at[here].set(backup.Tv),
-            f=memory.f.at[here].set(f),
-            filled=memory.filled + 1,
-            residual=residual,
-            fallback=jnp.asarray(False),
-        )
-        mixture = jnp.matmul(_weights(grown.f, grown.filled), grown.Tv, precision="highest")
-        plain = memory.Tv[(memory.filled - 1) % memory.f.shape[0]]
-        kept = memory._replace(fallback=jnp.asarray(True))
-        return jax.tree.map(lambda yes, no: jnp.where(accepted, yes, no), (mixture, grown), (plain, kept))
+        return mix(memory, backup.v, backup.Tv, contraction.largest)
 
-    S = v0.shape[0]
-    zeros = jnp.zeros((memory, S), v0.dtype)
-    empty = Memory(zeros, zeros, jnp.asarray(0), jnp.asarray(jnp.inf, v0.dtype), jnp.asarray(True))
     end, iterations = until_certified(
         advance,
         lambda v, policy: back_up(fixed, contraction, v),
         back_up(fixed, contraction, v0),
         tol=tol,
         max_iters=max_iters,
-        memory=empty,
+        memory=empty(memory, v0),
     )
-    return conclude(mdp, enclose(end.v, end.Tv, contraction), end.policy, iterations, tol)
+    return certified(mdp, end, contraction, iterations, tol)
+
+
+def empty(size: int, v0: Float[Array, " S"]) -> Memory:
+    """Return the memory of `size` iterates, before the first."""
+    zeros = jnp.zeros((size, v0.shape[0]), v0.dtype)
+    return Memory(zeros, zeros, jnp.asarray(0), jnp.asarray(jnp.inf, v0.dtype), jnp.asarray(True))
+
+
+def mix(
+    memory: Memory, v: Float[Array, " S"], Tv: Float[Array, " S"], contraction: Float[Array, ""]
+) -> tuple[Float[Array, " S"], Memory]:
+    """Return the next iterate after v, of any operator T that contracts by so much, and the memory that knows T v."""
+    f = Tv - v
+    residual = jnp.max(jnp.abs(f))
+    accepted = memory.fallback | (residual <= contraction * memory.residual)
+    here = memory.filled % memory.f.shape[0]
+    grown = Memory(
+        Tv=memory.Tv.at[here].set(Tv),
+        f=memory.f.at[here].set(f),
+        filled=memory.filled + 1,
+        residual=residual,
+        fallback=jnp.asarray(False),
+    )
+    mixture = jnp.matmul(_weights(grown.f, grown.filled), grown.Tv, precision="highest")
+    plain = memory.Tv[(memory.filled - 1) % memory.f.shape[0]]
+    kept = memory._replace(fallback=jnp.asarray(True))
+    return jax.tree.map(lambda yes, no: jnp.where(accepted, yes, no), (mixture, grown), (plain, kept))
 
 
 def _weights(f: Float[Array, "m S"], count: Int[Array, ""]) -> Float[Array, " m"]:

@@ -18,9 +18,8 @@ Source: de Alfaro (1997), chapter 3; Baier and Katoen (2008), section 10.6.
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Int
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from dp.table import Table
 from dp.validation import rounding_slack
@@ -60,8 +59,8 @@ def possible(
     # Backwards, from states to choices to their owners, all targets at once.
     tail = np.concatenate([arena.successor[kept], nodes + chosen, np.full(len(goals), start)])
     head = np.concatenate([nodes + arena.row[kept], arena.owner[chosen], goals])
-    edges = csr_array((np.ones(len(tail)), (tail, head)), shape=(start + 1, start + 1))
-    found, before = breadth_first_order(edges, start)
+    edges = scipy.sparse.csr_array((np.ones(len(tail)), (tail, head)), shape=(start + 1, start + 1))
+    found, before = scipy.sparse.csgraph.breadth_first_order(edges, start)
     reached = np.zeros(start + 1, bool)
     reached[found] = True
     reached, before = reached[:nodes], before[:nodes]
@@ -125,8 +124,8 @@ def end_components(arena: Arena, rows: Bool[np.ndarray, " C"]) -> tuple[Int[np.n
     stays, kept = rows.copy(), rows[arena.row]
     row, successor = arena.row[kept], arena.successor[kept]
     while True:
-        edges = csr_array((np.ones(len(row)), (arena.owner[row], successor)), shape=(arena.end + 1,) * 2)
-        _, label = connected_components(edges, connection="strong")
+        edges = scipy.sparse.csr_array((np.ones(len(row)), (arena.owner[row], successor)), shape=(arena.end + 1,) * 2)
+        _, label = scipy.sparse.csgraph.connected_components(edges, connection="strong")
         leaves = label[arena.owner[row]] != label[successor]
         if not leaves.any():
             break

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from dp import transitions
 from dp.choices import Choices, argmax, deterministic, maximum, taken, total
+from dp.fusion import apart
 from dp.mdp import MDP, MRP, Policy, induce
 
 
@@ -26,8 +27,13 @@ def expected_reward(mdp: MDP, policy: Policy) -> Float[Array, " S"]:
 
 def action_values(mdp: MDP, v: Float[Array, " T"]) -> Float[Array, "*rows"]:
     """`q(s, a) = R(s, a) + γ Σ_s' p(s'|s, a) v(s')`, in the shape of R; -inf where the mask forbids the action."""
-    q = mdp.R + mdp.gamma * transitions.apply(mdp.P, v)
+    small = transitions.is_small(mdp.P)
+    q = _action_values(mdp, v) if small else apart(~jnp.isnan(mdp.gamma), _action_values, mdp, v)
     return q if mdp.mask is None else jnp.where(mdp.mask, q, -jnp.inf)
+
+
+def _action_values(mdp: MDP, v: Float[Array, " T"]) -> Float[Array, "*rows"]:
+    return mdp.R + mdp.gamma * transitions.apply(mdp.P, v)
 
 
 def state_values(q: Float[Array, "*rows"], policy: Policy, choices: Choices | None = None) -> Float[Array, " S"]:

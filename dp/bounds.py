@@ -20,13 +20,18 @@ certify.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from dp import bellman, transitions
 from dp.choices import Choices, deterministic, maximum, minimum, most, total
+from dp.fusion import apart
 from dp.mdp import MDP, MRP, Policy, induce
 from dp.transitions import Transitions
+
+# Relative to the values, what rounding may cost before the successors of each row are counted.
+NEGLIGIBLE = 1e-9
 
 
 class Bounds(NamedTuple):
@@ -50,6 +55,7 @@ class Modulus(NamedTuple):
 
     most, least: ρ⁺(s) and ρ⁻(s), [S], rounded outwards. largest, smallest: ρ⁺ and ρ⁻.
     rounding: γ_{n+4}. rewards: max|R|.
+    mass: `Σ_s' p(s'|s, a)` of every row, as it was summed.
     extra: what an operator that does more than back up and take a maximum rounds beyond that.
     """
 
@@ -59,6 +65,7 @@ class Modulus(NamedTuple):
     smallest: Float[Array, ""]
     rounding: Float[Array, ""]
     rewards: Float[Array, ""]
+    mass: Float[Array, "*rows"]
     extra: Float[Array, ""] | float = 0.0
 
 
@@ -72,10 +79,9 @@ def modulus(
     more_terms: int = 0,
 ) -> Modulus:
     """Return the `Modulus` of an MDP or a chain; `more_terms` counts roundings made before its numbers were stored."""
-    unit = jnp.finfo(R.dtype).eps / 2
-    rounding = (transitions.terms(P) + (4 + more_terms)).astype(R.dtype) * unit
-    rounding = jnp.where(rounding < 0.5, rounding / (1 - rounding), jnp.inf)
-    mass = transitions.mass(P)
+    alone = not (transitions.is_small(P) or transitions.is_dense(P))
+    mass = apart(~jnp.isnan(gamma), transitions.mass, P) if alone else transitions.mass(P)
+    rounding = _rounding(P, gamma, 4 + more_terms, R.dtype)
     if R.ndim == 1 and choices is None:
         high = low = mass
     else:
@@ -90,7 +96,22 @@ def modulus(
         smallest=jnp.min(least),
         rounding=rounding,
         rewards=jnp.max(jnp.abs(R), initial=0.0, where=mask),
+        mass=mass,
     )
+
+
+def _rounding(P: Transitions, gamma: Float[Array, ""], more_terms: int, dtype: jnp.dtype) -> Float[Array, ""]:
+    """γ_{n + more_terms}, for at least as many terms n as rows have."""
+
+    def of(terms: ArrayLike) -> Float[Array, ""]:
+        rounded = (jnp.asarray(terms) + more_terms).astype(dtype) * (jnp.finfo(dtype).eps / 2)
+        return jnp.where(rounded < 0.5, rounded / (1 - rounded), jnp.inf)
+
+    room = transitions.room(P)
+    if room is None or transitions.is_small(P):
+        return of(transitions.terms(P))
+    # To count the successors is one more pass over P: not where room for them is already next to nothing.
+    return jax.lax.cond(of(room) < NEGLIGIBLE * (1 - gamma), lambda P: of(room), lambda P: of(transitions.terms(P)), P)
 
 
 def backup_error(modulus: Modulus, scale: Float[Array, ""]) -> Float[Array, ""]:

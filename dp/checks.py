@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from dp import transitions
 from dp.choices import argmax, deterministic
 from dp.mdp import MDP, Count, Policy, Scalar, require_mdp
 from dp.solution import Solution
@@ -40,8 +41,12 @@ def require_model(mdp: MDP, solver: str, *, discounted: bool = True) -> None:
         if shape != expected[name] or S == 0:
             fit = "[S, A, S]" if name == "P" else f"{list(expected[name])} to fit P"
             raise ValueError(f"{name} must have shape {fit}, got {list(shape)}")
-    dtypes = {name: jnp.result_type(x.dtype if isinstance(x, SparseModel) else x) for name, x in fields.items()}
-    dtypes.pop("mask")
+    # Where there is a dtype it is read off: to ask JAX takes longer than to solve a small model.
+    dtypes = {
+        name: x.dtype if isinstance(x, SparseModel | jax.Array) else jnp.result_type(x)
+        for name, x in fields.items()
+        if name != "mask"
+    }
     dtype = dtypes["P"]
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"P must be of floats, got {dtype}")
@@ -81,6 +86,14 @@ def tolerance(tol: Scalar | None, dtype: jnp.dtype) -> Scalar:
     return tol
 
 
+def seen(x: ArrayLike) -> np.ndarray | Array:
+    """Return a NumPy array where the numbers can be seen; not inside jit, nor where some lie on other hosts."""
+    if isinstance(x, Tracer):
+        return x
+    elsewhere = isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
+    return x if elsewhere else np.asarray(x)  # pyright: ignore[reportReturnType]
+
+
 def start_values(mdp: MDP, start: ArrayLike | Solution | None) -> Float[Array, " S"]:
     """Return the values to start from in the dtype of the MDP: those of a Solution, an array [S], or zeros.
 
@@ -88,17 +101,17 @@ def start_values(mdp: MDP, start: ArrayLike | Solution | None) -> Float[Array, "
     """
     S = mdp.size
     if start is None:
-        return jnp.zeros(S, mdp.R.dtype)
+        return transitions.lay(mdp.P, seen(jnp.zeros(S, mdp.R.dtype)))
     if isinstance(start, Solution):
         # One that says nothing about some states is no reason to refuse the whole.
         start = jnp.where(jnp.isfinite(start.v), start.v, 0)
-    v = start if isinstance(start, Tracer) else np.asarray(start)
+    v = seen(start)
     if v.shape != (S,):
         raise ValueError(f"start must have shape {[S]}, got {list(v.shape)}")
     if isinstance(v, np.ndarray) and not np.isfinite(v).all():
         s = int(np.argmin(np.isfinite(v)))
         raise ValueError(f"start[{s}] = {v[s]} is not finite")
-    return jnp.asarray(v, mdp.R.dtype)
+    return transitions.lay(mdp.P, v.astype(mdp.R.dtype))
 
 
 def start_policy(mdp: MDP, start: Any) -> tuple[Int[Array, " S"] | None, Float[Array, " S"]]:
@@ -114,7 +127,7 @@ def start_policy(mdp: MDP, start: Any) -> tuple[Int[Array, " S"] | None, Float[A
     if isinstance(start, tuple):
         policy, v = start
         return require_actions(mdp, policy), start_values(mdp, v)
-    array = start if start is None or isinstance(start, Tracer) else np.asarray(start)
+    array = start if start is None else seen(start)
     if array is None or (array.ndim == 1 and jnp.issubdtype(array.dtype, jnp.floating)):
         return None, start_values(mdp, array)
     return require_actions(mdp, array), start_values(mdp, None)
@@ -132,7 +145,7 @@ def require_policy(mdp: MDP, policy: ArrayLike | Solution) -> Policy:
     """Return the policy as an array; ValueError, naming the state, where it is none. Traced: only the shape."""
     S, rows = mdp.size, mdp.R.shape
     policy = policy.policy if isinstance(policy, Solution) else policy
-    policy = policy if isinstance(policy, Tracer) else np.asarray(policy)
+    policy = seen(policy)
     if policy.shape not in ((S,), rows):
         raise ValueError(f"policy must have shape {[S]} or {list(rows)}, got {list(policy.shape)}")
     names_actions = deterministic(policy)
@@ -142,16 +155,15 @@ def require_policy(mdp: MDP, policy: ArrayLike | Solution) -> Policy:
         raise ValueError(
             f"a policy of shape {list(rows)} holds probabilities and must be of floats, got {policy.dtype}"
         )
-    if isinstance(policy, Tracer):
+    if not isinstance(policy, np.ndarray):
         return policy
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(mdp.choices)):
         return jnp.asarray(policy)
-    pi = np.asarray(policy)
     if names_actions:
-        _require_named(mdp, pi)
+        _require_named(mdp, policy)
     else:
-        _require_distribution(mdp, pi)
-    return jnp.asarray(policy)
+        _require_distribution(mdp, policy)
+    return transitions.lay(mdp.P, policy)
 
 
 def _require_named(mdp: MDP, pi: np.ndarray) -> None:
@@ -160,8 +172,8 @@ def _require_named(mdp: MDP, pi: np.ndarray) -> None:
     if wrong.any():
         s = int(np.argmax(wrong))
         raise ValueError(f"policy[{s}] = {pi[s]} is not an action: there are {np.broadcast_to(count, pi.shape)[s]}")
-    if mdp.mask is not None and not isinstance(mdp.mask, Tracer):
-        allowed = np.asarray(mdp.mask)[np.arange(len(pi)), pi]
+    if mdp.mask is not None and isinstance(mask := seen(mdp.mask), np.ndarray):
+        allowed = mask[np.arange(len(pi)), pi]
         if not allowed.all():
             s = int(np.argmin(allowed))
             raise ValueError(f"policy takes action {pi[s]} in state {s}, which the mask forbids")
@@ -179,6 +191,6 @@ def _require_distribution(mdp: MDP, pi: np.ndarray) -> None:
     if wrong.any():
         s = int(np.argmax(wrong))
         raise ValueError(f"policy[{s}] = {of_state[s]} is not a distribution over actions: it sums to {sums[s]:.10g}")
-    if mdp.mask is not None and not isinstance(mdp.mask, Tracer) and (pi[~np.asarray(mdp.mask)] > 0).any():
-        s, a = np.argwhere((pi > 0) & ~np.asarray(mdp.mask))[0]
+    if mdp.mask is not None and isinstance(mask := seen(mdp.mask), np.ndarray) and (pi[~mask] > 0).any():
+        s, a = np.argwhere((pi > 0) & ~mask)[0]
         raise ValueError(f"policy takes action {a} in state {s}, which the mask forbids")

@@ -10,8 +10,8 @@ Source: Ciesinski, Baier, Größer and Klein (2008); Haddad and Monmege (2014).
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import csr_array
 
 from dp.attractors import Arena, possible
 from dp.table import Table
@@ -25,7 +25,7 @@ class Quotient(NamedTuple):
     terms: how many numbers each entry and reward may be a sum of.
     """
 
-    P: csr_array
+    P: "scipy.sparse.csr_array"
     r: Float[np.ndarray, " rows"]
     choices: Int[np.ndarray, " n1"]
     row: Int[np.ndarray, " rows"]
@@ -71,14 +71,14 @@ def collapse(
     row, owner = row[order], owner[order]
 
     shape = (len(table.rewards), S)
-    P = csr_array((table.data.astype(np.float64), table.indices, table.indptr), shape=shape)
+    P = scipy.sparse.csr_array((table.data.astype(np.float64), table.indices, table.indptr), shape=shape)
     r = rewards if worth is None else rewards + P @ worth[:S]
     states = np.flatnonzero(inside[:S])
-    joined = csr_array((np.ones(len(states)), (states, blocks[states])), shape=(S, n))
+    joined = scipy.sparse.csr_array((np.ones(len(states)), (states, blocks[states])), shape=(S, n))
     # A row of zeros, at the end, is that of stopping: -1 finds it.
-    P = csr_array((P @ joined)[row])
+    P = scipy.sparse.csr_array((P @ joined)[row])
     if stops:
-        P = csr_array(P.multiply((row >= 0)[:, None]))
+        P = scipy.sparse.csr_array(P.multiply((row >= 0)[:, None]))
         P.eliminate_zeros()
     return Quotient(
         P=P,

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dp import memory
 from dp.dense import make_mdp
 from dp.mdp import MDP
 from dp.sparse import from_choices, from_successors
@@ -14,11 +15,11 @@ def as_dense(mdp: MDP) -> MDP:
     Where states have different numbers of actions, A is the largest of them, and a mask forbids the others.
     """
     table, S, A, mask, gamma = _laid_out(mdp)
-    P = np.zeros((mask.sum(), S), table.data.dtype)
-    P[table.row, table.indices] = table.data
-    full = np.zeros((S, A, S), table.data.dtype)
-    full[mask] = P
-    return make_mdp(full, _rewards(table, mask), gamma, mask=mask, substochastic=True)
+    numbers, item = S * A * S, table.data.itemsize
+    memory.require(memory.dense(numbers, item) + item * numbers, f"P of shape {[S, A, S]}", "the model is sparse")
+    P = np.zeros((S, A, S), table.data.dtype)
+    P.reshape(S * A, S)[np.flatnonzero(mask)[table.row], table.indices] = table.data
+    return make_mdp(P, _rewards(table, mask), gamma, mask=mask, substochastic=True)
 
 
 def as_successors(mdp: MDP) -> MDP:
@@ -29,6 +30,9 @@ def as_successors(mdp: MDP) -> MDP:
     table, S, A, mask, gamma = _laid_out(mdp)
     row, counts = table.row, np.diff(table.indptr)
     K = max(1, counts.max(initial=0))
+    slots, item = S * A * int(K), table.data.itemsize
+    needed = memory.successors(slots, item) + 2 * (4 + item) * slots
+    memory.require(needed, f"a list of {K} successors for each of {S * A} rows", "dp.as_choices does not fill up rows")
     slot = np.arange(len(row)) - table.indptr[row]
     state, prob = np.zeros((mask.sum(), K), np.int32), np.zeros((mask.sum(), K), table.data.dtype)
     state[row, slot], prob[row, slot] = table.indices, table.data

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
+from dp import memory
 from dp.mdp import MDP
 from dp.validation import (
     cast,
@@ -41,6 +42,7 @@ def make_mdp(
     The dtype is the inputs' common float dtype (float32 unless JAX's 64-bit mode is on). Raises ValueError naming the
     place and the number: rows that do not sum to one to within max(1e-8, 100 eps), negative or non-finite
     probabilities, non-finite rewards, gamma outside [0, 1], shapes that disagree, a state with no allowed action.
+    Raises MemoryError where the host has too little: see `dp.memory`.
     """
     P, R = host(P, "P"), host(R, "R")
     slack = rounding_slack(P.dtype)
@@ -55,6 +57,7 @@ def make_mdp(
     if R.shape not in ((S, A), (S,), (S, A, S)):
         raise ValueError(f"R must have shape {[S, A]}, {[S]} or {[S, A, S]} to fit P, got {list(R.shape)}")
     gamma = check_gamma(gamma)
+    memory.require(memory.dense(P.size, P.itemsize), f"P of shape {list(P.shape)}", memory.SPARSER)
     allowed, ended = check_actions(mask, terminal, (S, A))
     read = allowed & ~ended[:, None]
 
@@ -100,6 +103,7 @@ def from_dynamics(
     if rewards.shape != (K,):
         raise ValueError(f"rewards must have shape {[K]} to fit p, got {list(rewards.shape)}")
     check_finite(rewards, "rewards")
+    memory.require(memory.dense(p.size, p.itemsize), f"p of shape {list(p.shape)}", memory.SPARSER)
     read = flags(mask, (S, A), "mask", default=True) & ~flags(terminal, (S,), "terminal", default=False)[:, None]
     p = np.where(read[:, :, None, None], p, 0)
     check_probabilities(p, "p")

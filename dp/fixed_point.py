@@ -57,12 +57,13 @@ def until_certified(
     tol: Scalar,
     max_iters: Count,
     patience: Count = PATIENCE,
+    progress: Scalar = 1.0,
     memory: Any = (),
 ) -> tuple[Backup, Int[Array, ""]]:
     """Repeat `v, memory <- advance(k, backup, memory); backup <- back_up(v, policy)` until `gap <= tol`.
 
     It also ends when the gap is within twice the floor of rounding and that floor is above tol, when the gap is not
-    finite, after `patience` steps without a smaller gap, or after max_iters backups.
+    finite, after `patience` steps without a gap of less than `progress` times the best, or after max_iters backups.
     Under vmap, lanes that have ended keep their answer while others go on.
     """
 
@@ -76,7 +77,7 @@ def until_certified(
         old = loop.backup
         v, memory = advance(loop.iterations, old, loop.memory)
         new = back_up(v, old.policy)
-        better = new.gap < loop.best
+        better = new.gap < progress * loop.best
         return Loop(
             backup=new,
             iterations=loop.iterations + 1,

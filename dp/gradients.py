@@ -59,6 +59,18 @@ def _(operator: Operator, primals: tuple, tangents: tuple) -> tuple[Float[Array,
 
 
 @jax.custom_jvp
+def action_values(mdp: MDP, v: Float[Array, " S"], q: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """Return q, which must be `R + γ P v`, with the derivatives of that: for where q is known already."""
+    return q
+
+
+@action_values.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Float[Array, "*rows"], Float[Array, "*rows"]]:
+    (mdp, v, q), (mdp_dot, v_dot, _) = primals, tangents
+    return action_values(mdp, v, q), jax.jvp(bellman.action_values, (mdp, v), (mdp_dot, v_dot))[1]
+
+
+@jax.custom_jvp
 def gain_and_bias(
     mdp: MDP, policy: Policy, gain: Float[Array, ""], bias: Float[Array, " S"]
 ) -> tuple[Float[Array, ""], Float[Array, " S"]]:

@@ -66,7 +66,7 @@ def induce(mdp: MDP, policy: Policy) -> MRP:
     """
     if choices.deterministic(policy):
         R = mdp.R if mdp.mask is None else jnp.where(mdp.mask, mdp.R, -jnp.inf)
-        r = R.reshape(-1)[choices.rows(policy, mdp.choices, R.shape[-1])]
+        r = choices.taken(R, policy, mdp.choices)
     else:
         r = choices.total(policy * mdp.R, mdp.choices)
         if mdp.mask is not None:

@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from dp import bellman, linear, transitions
-from dp.bounds import enclose, modulus, spread
+from dp.bounds import modulus
 from dp.checks import (
     require_actions,
     require_at_least,
@@ -28,19 +28,27 @@ from dp.checks import (
     start_values,
     tolerance,
 )
-from dp.choices import maximum
+from dp.choices import argmax, most
 from dp.evaluation import partial_evaluation
 from dp.fixed_point import History, history, until_certified
-from dp.linear import Krylov, krylov
+from dp.linear import Krylov
 from dp.mdp import MDP, MRP, Count, Scalar, induce
-from dp.solution import Backup, Solution, conclude
+from dp.solution import Backup, Solution, back_up, certified
+from dp.sweeps import evaluated, spread_of, while_they_pay
 
 # Adaptive sweeps end when the spread of the changes has shrunk so far, or after so many.
 SHRINKAGE = 0.1
 MOST_SWEEPS = 500
 
-# After so many inexact evaluations without a smaller gap sweeps take over, until there is one.
-INEXACT_PATIENCE = 50
+# Policies are evaluated so far before they are improved.
+FORCING = 0.003
+
+# A policy that is new in a share of the states is evaluated to this multiple of the share.
+CHANGE = 0.03
+
+# After so many inexact evaluations without a smaller gap, or where one made it so much larger, a sweep takes over. The
+# patience halves each time.
+INEXACT_PATIENCE, INEXACT_GROWTH = 50, 1000.0
 
 
 def policy_iteration(mdp: MDP, start: Any = None, *, tol: Scalar | None = None, max_iters: Count = 100_000) -> Solution:
@@ -52,20 +60,22 @@ def policy_iteration(mdp: MDP, start: Any = None, *, tol: Scalar | None = None, 
     Returns a Solution; `iterations` counts evaluations. Raises ValueError for gamma = 1, tol <= 0 and impossible
     policies. Source: Howard (1960).
     """
-    start = _require(mdp, start, max_iters, "policy_iteration")
-    return _policy_iteration(mdp, *start, tolerance(tol, mdp.R.dtype), max_iters)
+    start = require_start(mdp, start, max_iters, "policy_iteration")
+    return exact(mdp, *start, tolerance(tol, mdp.R.dtype), max_iters)
 
 
 @jax.jit
-def _policy_iteration(mdp: MDP, policy0, v0, tol, max_iters) -> Solution:
-    def value(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
+def exact(mdp: MDP, policy0, v0, tol, max_iters) -> Solution:
+    """`policy_iteration` of arguments that were checked."""
+
+    def value(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"], changed) -> Float[Array, " S"]:
         exact = linear.exact(chain)
         # Elimination always has an answer; a Krylov method may have none.
         return exact if transitions.is_dense(chain.P) else jnp.where(jnp.all(jnp.isfinite(exact)), exact, Tv)
 
-    def stalled(backup: Backup, evaluated: Int[Array, " S"]) -> tuple[Bool[Array, ""], Int[Array, " S"]]:
+    def stalled(backup: Backup, evaluated: Int[Array, " S"]) -> tuple[Bool[Array, ""], Array, Int[Array, " S"]]:
         # The same policy has the same values again. What is left is what elimination left of them.
-        return (backup.policy == evaluated).all(), backup.policy
+        return (backup.policy == evaluated).all(), backup.Tv, backup.policy
 
     return _iterate(mdp, policy0, v0, value, tol, max_iters, stalled=stalled, memory=lambda start: start.policy)
 
@@ -82,40 +92,20 @@ def modified_policy_iteration(
     max_iters: evaluations at most. Returns a Solution; `iterations` counts evaluations.
     Raises ValueError for gamma = 1, tol <= 0, sweeps < 1 and impossible policies. Source: Puterman and Shin (1978).
     """
-    start = _require(mdp, start, max_iters, "modified_policy_iteration")
+    start = require_start(mdp, start, max_iters, "modified_policy_iteration")
     require_at_least(1, 1 if sweeps is None else sweeps, "sweeps")
     return _modified(mdp, *start, sweeps, tolerance(tol, mdp.R.dtype), max_iters)
 
 
 @jax.jit
 def _modified(mdp: MDP, policy0, v0, sweeps, tol, max_iters) -> Solution:
-    def value(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
+    def value(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"], changed) -> Float[Array, " S"]:
         # The policy is greedy in v, so that T v is its first sweep.
-        return _sweep_while_it_pays(chain, v, Tv) if sweeps is None else partial_evaluation(chain, Tv, sweeps - 1)
+        if sweeps is None:
+            return while_they_pay(chain, v, Tv, wanted=SHRINKAGE * spread_of(Tv - v), most=MOST_SWEEPS)[1]
+        return partial_evaluation(chain, Tv, sweeps - 1)
 
     return _iterate(mdp, policy0, v0, value, tol, max_iters)
-
-
-def _sweep_while_it_pays(mrp: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
-    """Sweep until the spread of the changes is a tenth of what it was: the rest is a constant, which changes no policy.
-
-    Where mass is missing constants do matter; the certificate knows, and more sweeps follow.
-    """
-
-    def width(change: Float[Array, " S"]) -> Float[Array, ""]:
-        return jnp.max(change) - jnp.min(change)
-
-    target = SHRINKAGE * width(Tv - v)
-
-    def unfinished(state: tuple) -> Bool[Array, ""]:
-        v, Tv, k = state
-        return (width(Tv - v) > target) & (k < MOST_SWEEPS)
-
-    def step(state: tuple) -> tuple:
-        _, v, k = state
-        return v, bellman.sweep(mrp, v), k + 1
-
-    return jax.lax.while_loop(unfinished, step, (v, Tv, jnp.asarray(1)))[1]
 
 
 def inexact_policy_iteration(
@@ -123,7 +113,7 @@ def inexact_policy_iteration(
     start: Any = None,
     *,
     method: Krylov = "bicgstab",
-    forcing: Scalar = 0.01,
+    forcing: Scalar = FORCING,
     tol: Scalar | None = None,
     max_iters: Count = 100_000,
 ) -> Solution:
@@ -133,32 +123,41 @@ def inexact_policy_iteration(
     method: "gmres" or "bicgstab", on `P @ v` alone; where it fails, one sweep takes its place (`dp.linear.krylov`).
     forcing: α in (0, 1). Small values evaluate policies that are about to change; large ones improve too often.
     tol: absolute, in units of reward, `max(upper - lower) <= tol`; None means 1e-6 in float64 and 1e-3 in float32.
-    max_iters: evaluations at most. Returns a Solution; `iterations` counts evaluations. After 50 of them without a
-    smaller gap, sweeps of value iteration go on: they converge from anywhere.
+    max_iters: evaluations at most. Returns a Solution; `iterations` counts evaluations. Sweeps come first, while they
+    do more than Krylov steps (`dp.sweeps`), and in the place of evaluations that only made things worse.
     Raises ValueError for gamma = 1, tol <= 0, a forcing term outside (0, 1), an unknown method and impossible policies.
     Source: Gargiani, Liao-McPherson, Zanelli and Lygeros (2023).
     """
-    start = _require(mdp, start, max_iters, "inexact_policy_iteration")
+    start = require_start(mdp, start, max_iters, "inexact_policy_iteration")
     if method not in ("gmres", "bicgstab"):
         raise ValueError(f'method must be "gmres" or "bicgstab", got {method!r}')
     if not isinstance(forcing, Tracer) and not 0 < float(forcing) < 1:
         raise ValueError(f"forcing must lie between 0 and 1, got {forcing}")
-    return _inexact(mdp, *start, forcing, tolerance(tol, mdp.R.dtype), max_iters, method=method)
+    return inexact(mdp, *start, forcing, tolerance(tol, mdp.R.dtype), max_iters, method=method)
 
 
 @functools.partial(jax.jit, static_argnames="method")
-def _inexact(mdp: MDP, policy0, v0, forcing, tol, max_iters, *, method: Krylov) -> Solution:
-    def value(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"]) -> Float[Array, " S"]:
-        return krylov(chain, v, method=method, forcing=forcing)
+def inexact(mdp: MDP, policy0, v0, forcing, tol, max_iters, *, method: Krylov) -> Solution:
+    """`inexact_policy_iteration` of arguments that were checked."""
 
-    def stalled(backup: Backup, memory: tuple) -> tuple[Bool[Array, ""], tuple]:
-        # Nothing proves that inexact evaluations converge; so far they always did.
-        best, since = memory
-        since = jnp.where(backup.gap < best, 0, since + 1)
-        return since >= INEXACT_PATIENCE, (jnp.minimum(best, backup.gap), since)
+    def value(chain: MRP, v: Float[Array, " S"], Tv: Float[Array, " S"], changed) -> Float[Array, " S"]:
+        # The less a policy changed, the less it will: what is left then is to evaluate it.
+        sweeps = jnp.where(changed > 0, 2 * most(mdp.R, mdp.choices), MOST_SWEEPS)
+        forced = jnp.minimum(forcing, CHANGE * changed)
+        return evaluated(chain, v, Tv, method=method, forcing=forced, tol=tol, most=sweeps)
+
+    def stalled(backup: Backup, memory: tuple) -> tuple[Bool[Array, ""], Array, tuple]:
+        # Nothing proves that inexact evaluations converge: a residual that shrank for one policy may be larger by
+        # 2 / (1 - γ) for the next. Then a sweep from the best values so far does, which is always a step ahead.
+        best, Tv, since, patience = memory
+        better = backup.gap < best
+        best, Tv = jnp.where(better, backup.gap, best), jnp.where(better, backup.Tv, Tv)
+        since = jnp.where(better, 0, since + 1)
+        stands = (since >= patience) | (backup.gap > INEXACT_GROWTH * best)
+        return stands, Tv, (best, Tv, since, jnp.where(stands, (patience + 1) // 2, patience))
 
     def memory(start: Backup) -> tuple:
-        return jnp.full_like(start.gap, jnp.inf), jnp.asarray(0)
+        return jnp.full_like(start.gap, jnp.inf), start.Tv, jnp.asarray(0), jnp.asarray(INEXACT_PATIENCE)
 
     return _iterate(mdp, policy0, v0, value, tol, max_iters, stalled=stalled, memory=memory)
 
@@ -166,42 +165,48 @@ def _inexact(mdp: MDP, policy0, v0, forcing, tol, max_iters, *, method: Krylov) 
 def _iterate(
     mdp: MDP,
     policy0: Int[Array, " S"] | None,
-    v0: Float[Array, " S"],
-    evaluate: Callable[[MRP, Float[Array, " S"], Float[Array, " S"]], Float[Array, " S"]],
+    v0: Float[Array, " S"] | None,
+    evaluate: Callable[[MRP, Float[Array, " S"], Float[Array, " S"], Float[Array, ""] | None], Float[Array, " S"]],
     tol: Scalar,
     max_iters: Count,
     *,
-    stalled: Callable[[Backup, Any], tuple[Bool[Array, ""], Any]] | None = None,
+    stalled: Callable[[Backup, Any], tuple[Bool[Array, ""], Array, Any]] | None = None,
     memory: Callable[[Backup], Any] = lambda start: (),
 ) -> Solution:
-    """Evaluate by `evaluate(chain of π, v, T v)` and improve until certified; sweep instead where that has `stalled`.
+    """Evaluate by `evaluate(chain of π, v, T v, changed)` and improve until certified; sweep instead where that stalls.
 
-    Sweeps converge from anywhere. memory: what `stalled` remembers, at the start.
+    changed: the share of states where π is new. stalled: says whether evaluating has stalled, and which sweep to take;
+    sweeps converge from anywhere. memory: what it remembers.
     """
     fixed, v0 = jax.lax.stop_gradient((mdp, v0))
     contraction = modulus(*fixed)
 
-    def back_up(v: Float[Array, " S"], policy: Int[Array, " S"]) -> Backup:
-        q = bellman.action_values(fixed, v)
-        Tv = maximum(q, fixed.choices)
-        known = spread(v, Tv, contraction)
-        return Backup(v, Tv, bellman.improve(q, policy, fixed.choices), known.gap, known.floor)
-
     def improved(backup: Backup) -> Float[Array, " S"]:
-        return evaluate(induce(fixed, backup.policy), backup.v, backup.Tv)
+        return evaluate(induce(fixed, backup.policy), backup.v, backup.Tv, backup.changed)
 
     def advance(k: Int[Array, ""], backup: Backup, memory: Any) -> tuple[Float[Array, " S"], Any]:
         if stalled is None:
             return improved(backup), memory
-        stands, memory = stalled(backup, memory)
-        return jax.lax.cond(stands, lambda backup: backup.Tv, improved, backup), memory
+        stands, plain, memory = stalled(backup, memory)
+        return jax.lax.cond(stands, lambda backup: plain, improved, backup), memory
 
-    policy = bellman.greedy(fixed, v0) if policy0 is None else policy0
+    policy = _first_policy(fixed, v0) if policy0 is None else policy0
+    v0 = jnp.zeros(fixed.size, fixed.R.dtype) if v0 is None else v0
     chain = induce(fixed, policy)
-    start = back_up(evaluate(chain, v0, bellman.sweep(chain, v0)), policy)
+    v = evaluate(chain, v0, bellman.sweep(chain, v0), jnp.ones_like(contraction.largest))
+    start = back_up(fixed, contraction, v, policy)
     first = memory(start._replace(policy=policy))
-    end, iterations = until_certified(advance, back_up, start, tol=tol, max_iters=max_iters, memory=first)
-    return conclude(mdp, enclose(end.v, end.Tv, contraction), end.policy, iterations, tol)
+    end, iterations = until_certified(
+        advance, functools.partial(back_up, fixed, contraction), start, tol=tol, max_iters=max_iters, memory=first
+    )
+    return certified(mdp, end, contraction, iterations, tol)
+
+
+def _first_policy(mdp: MDP, v0: Float[Array, " S"] | None) -> Int[Array, " S"]:
+    """Return the policy greedy in v0, or in 0, for which P need not be read."""
+    if v0 is not None:
+        return bellman.greedy(mdp, v0)
+    return argmax(mdp.R if mdp.mask is None else jnp.where(mdp.mask, mdp.R, -jnp.inf), mdp.choices)
 
 
 def policy_iteration_history(
@@ -228,7 +233,10 @@ def _policy_iteration_history(mdp: MDP, policy0, v0, *, num: int, sweeps: int | 
     return history(step, History(v0, bellman.action_values(mdp, v0), policy0), num)
 
 
-def _require(mdp: MDP, start: Any, max_iters: Any, solver: str) -> tuple[Int[Array, " S"] | None, Float[Array, " S"]]:
+def require_start(
+    mdp: MDP, start: Any, max_iters: Any, solver: str
+) -> tuple[Int[Array, " S"] | None, Float[Array, " S"] | None]:
+    """Check the model and return the policy and the values to start from, each None where nothing was given."""
     require_model(mdp, solver)
     require_at_least(1, max_iters, "max_iters")
-    return start_policy(mdp, start)
+    return (None, None) if start is None else start_policy(mdp, start)

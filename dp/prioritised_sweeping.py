@@ -16,14 +16,13 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from dp import bellman, transitions
-from dp.bounds import enclose, modulus
+from dp.bounds import modulus
 from dp.checks import require_at_least, require_model, start_values, tolerance
 from dp.fixed_point import PATIENCE, recentred, until_certified
 from dp.mdp import MDP, Count, Scalar, at_states
-from dp.solution import Solution, conclude
+from dp.solution import Solution, back_up, certified
 from dp.successors import Ragged, make_ragged
 from dp.table import merged, tabulate
-from dp.value_iteration import back_up
 
 
 def prioritised_sweeping(
@@ -73,7 +72,7 @@ def _prioritised_sweeping(mdp: MDP, predecessors: Ragged | None, v0, updates, to
         patience=PATIENCE * -(-mdp.size // updates),
         memory=memory,
     )
-    return conclude(mdp, enclose(end.v, end.Tv, contraction), end.policy, iterations, tol)
+    return certified(mdp, end, contraction, iterations, tol)
 
 
 def _update(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
+from dp import memory
 from dp.matrix_free import Steps
 from dp.mdp import MDP
 from dp.validation import check_actions, check_gamma, check_probabilities, floats, host, rounding_slack
@@ -34,7 +35,8 @@ def from_step(
         `events` says how many there are. states, actions: how many. mask: [S, A], True where the action is allowed.
     The dtype is that of the probabilities. A backup costs S A E calls, by blocks, in memory that does not grow with E.
     Every step is checked once here. Raises ValueError naming state and action where the probabilities do not sum to
-    one, are negative, where a reward is not finite, or where a step leads to a state that is not there.
+    one, are negative, where a reward is not finite, or where a step leads to a state that is not there; MemoryError
+    where the host has too little for R.
     """
     if states < 1 or actions < 1:
         raise ValueError(f"an MDP needs at least one state and one action, got {states} and {actions}")
@@ -51,6 +53,7 @@ def from_step(
         check_probabilities(given, "probability")
         events = len(given)
         given = jnp.asarray(given)
+    memory.require(memory.steps(states * actions, 8), f"R of shape {[states, actions]}", memory.SPREAD)
     allowed, _ = check_actions(mask, None, (states, actions))
     every = jnp.arange(states, dtype=jnp.int32), jnp.arange(actions, dtype=jnp.int32)
     _require_scalars(step)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dp import bellman
-from dp.bounds import Bounds
-from dp.choices import maximum
+from dp import bellman, gradients, transitions
+from dp.bounds import Bounds, Modulus, enclose, spread
+from dp.choices import argmax, maximum
 from dp.gradients import EXPECTATION, Operator, fixed_point
 from dp.mdp import MDP, Policy, Scalar
 
@@ -18,6 +18,8 @@ class Backup(NamedTuple):
     """Values v, their backup T v (or T_π v), the policy that attains it, and what follows: a gap and its floor.
 
     gap, floor: as in `dp.bounds.Bounds`; the bounds themselves are made of v and T v when the loop is over.
+    q: [S, A], in the form of R, the action values `R + γ P v` that T v is the maximum of, where they are kept.
+    changed: the share of states where the policy is not the one that v comes from, where there was one.
     """
 
     v: Float[Array, " S"]
@@ -25,19 +27,37 @@ class Backup(NamedTuple):
     policy: Policy
     gap: Float[Array, ""]
     floor: Float[Array, ""]
+    q: Float[Array, "*rows"] | None = None
+    changed: Float[Array, ""] | None = None
+
+
+def back_up(mdp: MDP, contraction: Modulus, v: Float[Array, " S"], policy: Int[Array, " S"] | None = None) -> Backup:
+    """Return T v, the policy greedy in v, and what the two say of v_*.
+
+    policy: where its actions are as good as any, they stay.
+    """
+    q = bellman.action_values(mdp, v)
+    Tv = maximum(q, mdp.choices)
+    known = spread(v, Tv, contraction)
+    if policy is None:
+        return Backup(v, Tv, argmax(q, mdp.choices), known.gap, known.floor, q)
+    improved = bellman.improve(q, policy, mdp.choices)
+    changed = jnp.mean(improved != policy, dtype=v.dtype)
+    return Backup(v, Tv, improved, known.gap, known.floor, q, changed)
 
 
 class Solution(NamedTuple):
     """What every solver returns.
 
     v: [S], halfway between the bounds; without a discount somewhere between them.
-    q: [S, A], in the form of R, `R + γ P v`.
+    q: [S, A], in the form of R, `R + γ P v`, to within the residual.
     policy: [S], the policy that the certificate is about; its own value lies above `lower` too. (Soft: [S, A].) It says
         which of its actions a state takes, from 0 on.
     lower, upper: [S], `lower <= v_* <= upper`, rounding included (v_π instead of v_* after `evaluate`).
     iterations: how often the whole model was backed up (in policy iteration: how many policies were evaluated, and how
         many sweeps followed where that stood still).
-    residual: `max |T v - v|` (T_π after `evaluate`). It can be far smaller than the error: trust the bounds.
+    residual: `max |T v - v|` (T_π after `evaluate`), or, where that saves a pass over P, a little more than it.
+        It can be far smaller than the error: trust the bounds.
     converged: the certificate met the tolerance, `max (upper - lower) <= tol`; |v - v_*| is at most half of it.
         False where max_iters ran out, where a number was not finite, or, long before max_iters, where the dtype cannot
         certify tol: float32 with γ near 1 needs a larger tol, or JAX's 64-bit mode (`jax.enable_x64`).
@@ -58,6 +78,36 @@ class Solution(NamedTuple):
     converged: Bool[Array, ""]
 
 
+def certified(mdp: MDP, last: Backup, contraction: Modulus, iterations: Int[Array, ""], tol: Scalar) -> Solution:
+    """Turn the last backup of a loop into a Solution: without another pass over P where it met the tolerance.
+
+    Let c be the middle of the shifts that the bounds allow. `T (v' + c)` is known from `q = R + γ P v'` and the mass of
+    each row, and the answer v then is close to `v' + c`: the q returned differs from `R + γ P v` by at most
+    `γ max|v - v' - c|`, about (1 - γ) tol where rows sum to one, and that is added to the residual.
+    """
+    fixed, contraction, last = jax.lax.stop_gradient((mdp, contraction, last))
+    kept = last.q
+    assert kept is not None
+    bounds = enclose(last.v, last.Tv, contraction)
+    known = spread(last.v, last.Tv, contraction)
+
+    def shifted(fixed: MDP, v: Float[Array, " S"]) -> tuple:
+        c = (known.up + known.down) / 2
+        q = kept + fixed.gamma * contraction.mass * c
+        return q, contraction.largest * jnp.max(jnp.abs(v - (last.v + c)))
+
+    def backed_up(fixed: MDP, v: Float[Array, " S"]) -> tuple:
+        return bellman.action_values(fixed, v), jnp.zeros_like(bounds.gap)
+
+    if transitions.is_small(mdp.P):
+        q, off = backed_up(fixed, bounds.mid)
+    else:
+        q, off = jax.lax.cond(bounds.gap <= tol, shifted, backed_up, fixed, bounds.mid)
+    residual = off + jnp.max(jnp.abs(maximum(q, mdp.choices) - bounds.mid))
+    v = fixed_point(EXPECTATION, (mdp, last.policy), bounds.mid)
+    return _solution(gradients.action_values(mdp, v, q), v, bounds, last.policy, iterations, residual, tol)
+
+
 def conclude(
     mdp: MDP,
     bounds: Bounds,
@@ -74,10 +124,14 @@ def conclude(
     backed_up: T v as a function of q, for the operator that was iterated; by default the maximum over actions.
     operator, theta: the fixed-point equation whose derivatives v takes; by default that of the policy, θ = (mdp, π).
     """
-    lower, v, upper, gap, _ = bounds
-    v = fixed_point(operator, (mdp, policy) if theta is None else theta, v)
+    v = fixed_point(operator, (mdp, policy) if theta is None else theta, bounds.mid)
     q = bellman.action_values(mdp, v)
     Tv = maximum(q, mdp.choices) if backed_up is None else backed_up(q)
+    return _solution(q, v, bounds, policy, iterations, jnp.max(jnp.abs(Tv - v)), tol)
+
+
+def _solution(q, v, bounds: Bounds, policy: Policy, iterations, residual, tol: Scalar) -> Solution:
+    lower, _, upper, gap, _ = bounds
     return Solution(
         v=v,
         q=q,
@@ -85,6 +139,6 @@ def conclude(
         lower=lower,
         upper=upper,
         iterations=iterations,
-        residual=jax.lax.stop_gradient(jnp.max(jnp.abs(Tv - v))),
+        residual=jax.lax.stop_gradient(residual),
         converged=jnp.isfinite(gap) & (gap <= tol),
     )

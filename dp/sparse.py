@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
+from dp import memory
 from dp.choices import make_choices
 from dp.mdp import MDP
 from dp.successors import Successors, make_ragged
@@ -38,7 +39,7 @@ def from_successors(
     state: [S, A, K] integers; prob: [S, A, K], `p(s' | s, a)` of each; a successor of probability 0 stands for nothing,
         one that comes twice has the sum. R: rewards [S, A] or [S]. gamma, mask, terminal, substochastic: as in
         `make_mdp`. Memory: 12 bytes for a successor in float64, 8 in float32.
-    Raises ValueError as `make_mdp` does, and for a successor that is no state, naming it.
+    Raises ValueError as `make_mdp` does, and for a successor that is no state, naming it; MemoryError likewise.
     """
     prob, R = host(prob, "prob"), host(R, "R")
     slack = rounding_slack(prob.dtype)
@@ -51,6 +52,7 @@ def from_successors(
     if R.shape not in ((S, A), (S,)):
         raise ValueError(f"R must have shape {[S, A]} or {[S]} to fit prob, got {list(R.shape)}")
     gamma = check_gamma(gamma)
+    memory.require(memory.successors(prob.size, prob.itemsize), f"prob of shape {list(prob.shape)}", memory.SPREAD)
     allowed, ended = check_actions(mask, terminal, (S, A))
     read = allowed & ~ended[:, None]
     if not read.all():
@@ -97,7 +99,7 @@ def from_choices(
 
     Of the MDP made, R and action values are [C], and a policy says which of its own choices a state takes, from 0 on.
     Memory: at most 18 bytes for an entry and 32 for a choice in float64, however long the longest row is.
-    Raises ValueError naming the place and the number, as `make_mdp` does.
+    Raises ValueError naming the place and the number, as `make_mdp` does, and MemoryError.
     """
     data, rewards = host(data, "data"), host(rewards, "rewards")
     slack = rounding_slack(data.dtype)
@@ -110,6 +112,7 @@ def from_choices(
         if x.shape != shape:
             raise ValueError(f"{name} must have shape {list(shape)} to fit the pointers, got {list(x.shape)}")
     gamma = check_gamma(gamma)
+    memory.require(memory.choices(N, C, data.itemsize), f"a model of {N:,} entries", memory.SPREAD)
     check_probabilities(data, "data")
     check_finite(rewards, "rewards")
     indices = check_indices(indices, "indices", S) if N else np.zeros(0, np.int32)

@@ -47,7 +47,10 @@ def tabulate(mdp: MDP) -> Table:
     """Return the table of any MDP whose numbers are concrete. Forbidden actions are left out, as are zeros."""
     require_mdp(mdp)
     R = np.asarray(mdp.R)
-    row, indices, data = _entries(mdp)
+    row, indices, data = entries(mdp)
+    if not is_dense(mdp.P):
+        order = np.lexsort((indices, row))
+        row, indices, data = row[order], indices[order], data[order]
     if mdp.choices is not None:
         owner, first = np.asarray(mdp.choices.owner), np.asarray(mdp.choices.first)
         start, actions = np.append(first, len(R)), np.arange(len(R)) - first[owner]
@@ -75,8 +78,8 @@ def merged(table: Table) -> Table:
     return table._replace(data=data, indices=table.indices[new], indptr=indptr)
 
 
-def _entries(mdp: MDP) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return row, successor and probability of all entries that are not 0, sorted."""
+def entries(mdp: MDP) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return row, successor and probability of all entries that are not 0, in any order; P as it is stored."""
     P = mdp.P
     if is_dense(P):
         flat = np.asarray(P).reshape(-1, P.shape[-1])
@@ -90,8 +93,7 @@ def _entries(mdp: MDP) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         groups = [(P.tabulated(), None)]
     found = [_listed(group, rows) for group, rows in groups]
     row, indices, data = (np.concatenate(x) for x in zip(*found, strict=True))
-    order = np.lexsort((indices, row))
-    return row[order], indices[order], data[order]
+    return row, indices, data
 
 
 def _listed(group, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

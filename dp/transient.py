@@ -29,9 +29,8 @@ Source: Higham (2002), section 3.1; Bertsekas and Tsitsiklis (1991); Howard (196
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
-from scipy.sparse import csr_array, eye_array
-from scipy.sparse.linalg import SuperLU, bicgstab, splu
 
 from dp.collapse import Quotient
 
@@ -62,8 +61,8 @@ class Enclosure(NamedTuple):
 class Chain(NamedTuple):
     """The chain of a policy that ends, and the factors of `I - P_π`; None where a Krylov method does without."""
 
-    P: csr_array
-    factors: SuperLU | None
+    P: "scipy.sparse.csr_array"
+    factors: "scipy.sparse.linalg.SuperLU | None"
 
 
 def maximise(quotient: Quotient, policy: Int[np.ndarray, " n"], max_iters: int) -> Enclosure:
@@ -153,7 +152,7 @@ def _upper(quotient, v, q, e, policy, chain, max_iters) -> Float[np.ndarray, " n
     return np.full(len(v), np.inf)
 
 
-def _chain(P: csr_array, *, iterative: bool) -> Chain | None:
+def _chain(P: "scipy.sparse.csr_array", *, iterative: bool) -> Chain | None:
     """Return the chain of a policy; None unless a w >= 0 with `w - P_π w > 0` proves that it ends."""
     n = P.indptr.size - 1
     chain = Chain(P, None)
@@ -170,10 +169,12 @@ def _chain(P: csr_array, *, iterative: bool) -> Chain | None:
     return chain if (w - P @ w > rounding).all() else None
 
 
-def _factors(P: csr_array) -> SuperLU:
+def _factors(P: "scipy.sparse.csr_array") -> "scipy.sparse.linalg.SuperLU":
     """Eliminate `I - P_π`, an M-matrix: it needs no pivots, so that its order can keep the factors sparse."""
-    matrix = (eye_array(P.indptr.size - 1, format="csr") - P).tocsc()
-    return splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    matrix = (scipy.sparse.eye_array(P.indptr.size - 1, format="csr") - P).tocsc()
+    return scipy.sparse.linalg.splu(
+        matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+    )
 
 
 def _solve(chain: Chain, r: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
@@ -190,16 +191,16 @@ def _solve(chain: Chain, r: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return v + factors.solve(r + chain.P @ v - v)
 
 
-def _krylov(P: csr_array, r: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
+def _krylov(P: "scipy.sparse.csr_array", r: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
     """`(I - P_π)^{-1} r` by BiCGStab, refined; None where it does not converge soon."""
     n = len(r)
-    matrix = eye_array(n, format="csr") - P
+    matrix = scipy.sparse.eye_array(n, format="csr") - P
     v, left = np.zeros(n), r
     for _ in range(2):
         scale = np.abs(left).max()
         if scale == 0:
             break
-        d, failed = bicgstab(matrix, left / scale, rtol=1e-9, maxiter=KRYLOV_STEPS)
+        d, failed = scipy.sparse.linalg.bicgstab(matrix, left / scale, rtol=1e-9, maxiter=KRYLOV_STEPS)
         if failed or not np.isfinite(d).all():
             return None
         v = v + scale * d
@@ -211,7 +212,7 @@ def _error(quotient: Quotient, v, r=None) -> Float[np.ndarray, " rows"]:
     return _row_error(quotient.P, quotient.r if r is None else r, v, quotient.terms)
 
 
-def _row_error(P: csr_array, r, v, terms: int) -> Float[np.ndarray, " rows"]:
+def _row_error(P: "scipy.sparse.csr_array", r, v, terms: int) -> Float[np.ndarray, " rows"]:
     """Bound the rounding error of `r + P v`, row by row: the e of the head of this file."""
     unit = np.finfo(np.float64).eps / 2
     k = (3 * terms + 12) * unit

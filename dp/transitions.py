@@ -6,6 +6,7 @@ Every algorithm of `dp` reads P through the functions of this file alone. P is o
     Successors              K pairs of a successor and its probability for every row              (`dp.successors`)
     Ragged                  as many pairs as a row has, for as many actions as a state has        (`dp.successors`)
     Steps                   a function, called when it is needed; nothing is stored               (`dp.matrix_free`)
+    Sharded                 one of these, its rows laid over the devices of a mesh                (`dp.sharded`)
 
 and the chain of a policy is one of these, or one of the two at the end of this file. `P @ v` works for all.
 
@@ -16,11 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dp.choices import Choices, deterministic, of_state, rows, total
 from dp.matrix_free import Steps
+from dp.sharded import Full, Sharded
 from dp.successors import Ragged, Successors
+
+# So many numbers are few: see `is_small`.
+SMALL = 1 << 14
 
 
 class Chosen(NamedTuple):
@@ -59,7 +65,7 @@ class Chosen(NamedTuple):
 class Averaged(NamedTuple):
     """The chain of a stochastic policy: `Σ_a π(a | s) [P v](s, a)`, in the order in which it is written."""
 
-    P: Successors | Ragged | Steps
+    P: Successors | Ragged | Steps | Sharded
     policy: Float[Array, "*rows"]
     choices: Choices | None
 
@@ -91,8 +97,8 @@ class Transposed(NamedTuple):
         return jax.linear_transpose(lambda v: self.P @ v, x)(x)[0]
 
 
-SparseModel = Successors | Ragged | Steps
-Sparse = SparseModel | Chosen | Averaged | Transposed
+SparseModel = Successors | Ragged | Steps | Sharded
+Sparse = SparseModel | Full | Chosen | Averaged | Transposed
 # To type checkers anything: what only dense models can do, such as `mdp.P[s, a]`, they cannot tell.
 if TYPE_CHECKING:
     Transitions: TypeAlias = Any
@@ -117,21 +123,58 @@ def mass(P: Transitions) -> Float[Array, "*rows"]:
 
 def terms(P: Transitions) -> Int[Array, ""]:
     """Return the largest number of successors of any row: so many products a backup adds up, and rounds."""
-    # Not count_nonzero, which takes XLA on CPU six times as long.
-    return jnp.max(jnp.sum(P != 0, axis=-1, dtype=jnp.int32)) if is_dense(P) else P.terms()
+    if not is_dense(P):
+        return P.terms()
+
+    def count(rows: Float[Array, "... T"]) -> Int[Array, ""]:
+        # Not count_nonzero, which takes XLA on CPU six times as long.
+        return jnp.max(jnp.sum(rows != 0, axis=-1, dtype=jnp.int32))
+
+    # State by state where P is large: no second array of its size.
+    return count(P) if is_small(P) else jnp.max(jax.lax.map(count, P))
+
+
+def is_small(P: Transitions) -> bool:
+    """Return whether P holds so few numbers that to compute with it twice costs less than to take care."""
+    P = P.rows if isinstance(P, Sharded) else P
+    P = P.table if isinstance(P, Full) else P
+    numbers = P.prob.size if isinstance(P, Successors) else P.size if is_dense(P) else SMALL + 1
+    return numbers <= SMALL
+
+
+def room(P: Transitions) -> int | None:
+    """Return how many successors a row has room for, at least `terms`, where that is known without looking."""
+    if is_dense(P):
+        return P.shape[-1]
+    if isinstance(P, Sharded):
+        return room(P.rows.table if isinstance(P.rows, Full) else P.rows)
+    if isinstance(P, Successors):
+        return P.state.shape[0]
+    return P.longest if isinstance(P, Ragged) else None
 
 
 def rank(P: Transitions) -> int:
     """Return how many axes the arrays of a model's P have: [S, A, S'], [K, S, A], [C], or [S, 1]; see `dp.horizon`."""
+    if isinstance(P, Sharded):
+        return 2 if isinstance(P.rows, Steps) else 3
     if is_dense(P) or isinstance(P, Successors):
         return 3
     return 1 if isinstance(P, Ragged) else 2
+
+
+def lay(P: Transitions, x: np.ndarray | Array) -> Array:
+    """Return numbers of states, such as values or a policy, as an array that lies where their rows of P do."""
+    if isinstance(P, Sharded) and isinstance(x, np.ndarray):
+        return P.layout.put(x, P.layout.along(0))
+    return jnp.asarray(x)
 
 
 def at_states(P: Transitions, states: Int[Array, "*n"]) -> Transitions:
     """Return the rows of some states of a model where all have A actions: `apply` backs these alone up."""
     if is_dense(P):
         return P[states]
+    if isinstance(P, Sharded):
+        return at_states(P.plain(), states)
     if isinstance(P, Successors):
         return Successors(P.state[:, states], P.prob[:, states])
     return P._replace(state=P.state[states])
@@ -151,6 +194,8 @@ def follow(P: Transitions, policy: Array, choices: Choices | None = None) -> Tra
     if not deterministic(policy):
         dense = is_dense(P)
         return jnp.einsum("sa,sat->st", policy, P, precision="highest") if dense else Averaged(P, policy, choices)
+    if isinstance(P, Sharded):
+        return P.chain(follow, policy)
     if isinstance(P, Ragged):
         row = rows(policy, choices, 0)
         # Filled up to the longest row, the chain may still be smaller than the model.
@@ -159,7 +204,7 @@ def follow(P: Transitions, policy: Array, choices: Choices | None = None) -> Tra
     if isinstance(P, Steps):
         return P._replace(state=P.state[:, 0], action=policy.astype(P.action.dtype))
     flat = rows(policy, None, P.shape[1])
-    return P.reshape(-1, P.shape[2])[flat] if is_dense(P) else P.take(flat)
+    return P.reshape(-1, P.shape[2]).at[flat].get(mode="promise_in_bounds") if is_dense(P) else P.take(flat)
 
 
 def dense(P: Transitions) -> Float[Array, "S T"]:
@@ -167,6 +212,8 @@ def dense(P: Transitions) -> Float[Array, "S T"]:
     if is_dense(P):
         return P
     S = P.shape[0]
+    if isinstance(P, Sharded):
+        return dense(P.plain())
     if isinstance(P, Transposed):
         return dense(P.P).T
     if isinstance(P, Averaged):
@@ -182,6 +229,8 @@ def successors(
     P: Transitions, choices: Choices | None, s: Int[Array, ""], a: Int[Array, ""]
 ) -> tuple[Int[Array, " K"], Float[Array, " K"]]:
     """Return the successors of a state under an action and their probabilities, as many as P has room for."""
+    if isinstance(P, Sharded):
+        return successors(P.plain(), choices, s, a)
     if is_dense(P):
         return jnp.arange(P.shape[-1]), P[s, a]
     if isinstance(P, Successors):

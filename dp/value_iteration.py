@@ -15,12 +15,12 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from dp import bellman
-from dp.bounds import Modulus, enclose, modulus, spread
+from dp.bounds import modulus
 from dp.checks import require_at_least, require_model, start_values, tolerance
 from dp.choices import argmax, maximum
 from dp.fixed_point import PATIENCE, History, history, recentred, sweep, until_certified
 from dp.mdp import MDP, Count, Scalar, at_states
-from dp.solution import Backup, Solution, conclude
+from dp.solution import Solution, back_up, certified
 
 # One sweep [N], or several [M, N] taken in turn; a sweep may skip states and repeat others.
 Order = Int[Array, " N"] | Int[Array, "M N"]
@@ -77,15 +77,7 @@ def _value_iteration(mdp: MDP, v0, order, tol, max_iters, *, block: int) -> Solu
         patience=patience,
         memory=memory,
     )
-    return conclude(mdp, enclose(end.v, end.Tv, contraction), end.policy, iterations, tol)
-
-
-def back_up(mdp: MDP, contraction: Modulus, v: Float[Array, " S"]) -> Backup:
-    """Return T v, the policy greedy in v, and what the two say of v_*."""
-    q = bellman.action_values(mdp, v)
-    Tv = maximum(q, mdp.choices)
-    known = spread(v, Tv, contraction)
-    return Backup(v, Tv, argmax(q, mdp.choices), known.gap, known.floor)
+    return certified(mdp, end, contraction, iterations, tol)
 
 
 def in_place(mdp: MDP, v: Float[Array, " S"], order: Int[Array, " N"], *, block: int = 1) -> Float[Array, " S"]:

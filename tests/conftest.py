@@ -10,6 +10,8 @@ import jax
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
+# Of one processor, for meshes; whatever says nothing of devices stays on the first.
+jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
+import scipy
 from jaxtyping import ArrayLike
 
 from dp.dense import make_mdp
@@ -35,13 +35,13 @@ def from_mdptoolbox(P: Matrices, R: Matrices, gamma: ArrayLike, *, substochastic
     for a in range(A):
         if np.shape(P[a]) != (S, S) or S == 0:
             raise ValueError(f"P[{a}] must have shape {[S, S]}, got {list(np.shape(P[a]))}")
-    if not any(map(sp.issparse, P)):
+    if not any(map(scipy.sparse.issparse, P)):
         dense = np.stack([np.asarray(matrix) for matrix in P], axis=1)
         return make_mdp(dense, _rewards(P, R, S, A), gamma, substochastic=substochastic)
-    rows = [sp.csr_array(matrix) for matrix in P]
+    rows = [scipy.sparse.csr_array(matrix) for matrix in P]
     # One block after the other, then every state's rows together.
     order = np.arange(A * S).reshape(A, S).T.ravel()
-    stacked = sp.csr_array(sp.vstack(rows, format="csr"))[order]
+    stacked = scipy.sparse.csr_array(scipy.sparse.vstack(rows, format="csr"))[order]
     choices = np.arange(S + 1) * A
     earned = _rewards(rows, R, S, A).ravel()
     return from_choices(
@@ -49,7 +49,7 @@ def from_mdptoolbox(P: Matrices, R: Matrices, gamma: ArrayLike, *, substochastic
     )
 
 
-def to_mdptoolbox(mdp: MDP) -> tuple[np.ndarray | list[sp.csr_matrix], np.ndarray]:
+def to_mdptoolbox(mdp: MDP) -> tuple["np.ndarray | list[scipy.sparse.csr_matrix]", np.ndarray]:
     """Return P and R for `mdptoolbox.mdp.MDP(P, R, gamma, ...)`.
 
     P: [A, S, S'], or where the MDP is not dense a list of A scipy sparse matrices [S, S']. R: [S, A].
@@ -63,7 +63,7 @@ def to_mdptoolbox(mdp: MDP) -> tuple[np.ndarray | list[sp.csr_matrix], np.ndarra
     if (owned != A).any():
         s = int(np.argmax(owned != A))
         raise ValueError(f"pymdptoolbox has the same actions in all states; state {s} has {owned[s]} of {A}")
-    rows = sp.csr_array((table.data, table.indices, table.indptr), shape=(C, S))
+    rows = scipy.sparse.csr_array((table.data, table.indices, table.indptr), shape=(C, S))
     total = rows.sum(1)
     if (wrong := np.abs(total - 1) > rounding_slack(table.data.dtype)).any():
         s, a = divmod(int(np.argmax(wrong)), A)
@@ -71,12 +71,12 @@ def to_mdptoolbox(mdp: MDP) -> tuple[np.ndarray | list[sp.csr_matrix], np.ndarra
     R = table.rewards.reshape(S, A)
     if is_dense(mdp.P):
         return np.ascontiguousarray(np.swapaxes(np.asarray(mdp.P), 0, 1)), R
-    return [sp.csr_matrix(rows[a::A]) for a in range(A)], R
+    return [scipy.sparse.csr_matrix(rows[a::A]) for a in range(A)], R
 
 
 def _rewards(P: Sequence[Any], R: Matrices, S: int, A: int) -> np.ndarray:
     """Return the expected rewards, [S, A]."""
-    if not isinstance(R, list | tuple) or all(np.ndim(x) == 0 and not sp.issparse(x) for x in R):
+    if not isinstance(R, list | tuple) or all(np.ndim(x) == 0 and not scipy.sparse.issparse(x) for x in R):
         R = np.asarray(R)
         if R.shape == (S,) and R.dtype != object:
             return np.repeat(R[:, None], A, axis=1)
@@ -86,13 +86,13 @@ def _rewards(P: Sequence[Any], R: Matrices, S: int, A: int) -> np.ndarray:
         found = f"a list of {len(R)}" if isinstance(R, list | tuple) else list(R.shape)
         raise ValueError(f"R must be an array {[S]}, {[S, A]} or {[A, S, S]}, or {A} matrices {[S, S]}, got {found}")
     for a, r in enumerate(R):
-        if not np.isfinite(r.data if sp.issparse(r) else np.asarray(r)).all():
+        if not np.isfinite(r.data if scipy.sparse.issparse(r) else np.asarray(r)).all():
             raise ValueError(f"R[{a}] has a number that is not finite")
     return np.stack([_expected(P[a], R[a]) for a in range(A)], axis=1)
 
 
 def _expected(P: Any, r: Any) -> np.ndarray:
     """`Σ_s' P[s, s'] r[s, s']`."""
-    if sp.issparse(P) or sp.issparse(r):
-        return np.asarray(sp.csr_array(P).multiply(r).sum(axis=1))
+    if scipy.sparse.issparse(P) or scipy.sparse.issparse(r):
+        return np.asarray(scipy.sparse.csr_array(P).multiply(r).sum(axis=1))
     return np.sum(np.asarray(P) * np.asarray(r), axis=1)

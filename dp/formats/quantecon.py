@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
+import scipy
 from jaxtyping import ArrayLike
 
 from dp.dense import make_mdp
@@ -45,7 +45,7 @@ def from_quantecon(
     if not R.shape == s.shape == a.shape == (L,) or S == 0:
         shapes = [list(np.shape(x)) for x in (R, Q, s, a)]
         raise ValueError(f"R, Q, s_indices and a_indices must have shapes [L], [L, S], [L], [L], got {shapes}")
-    rows: sp.csr_array = sp.csr_array(Q)
+    rows: scipy.sparse.csr_array = scipy.sparse.csr_array(Q)
     if (wrong := (s < 0) | (s >= S) | (a < 0)).any():
         n = int(np.argmax(wrong))
         raise ValueError(f"pair {n} is state {s[n]}, action {a[n]}: Q has {S} states, and actions count from 0")
@@ -76,7 +76,7 @@ def to_quantecon(mdp: MDP) -> tuple:
         return np.where(allowed, R, -np.inf), np.asarray(mdp.P), beta
     table = tabulate(mdp)
     S, C = len(table.choices) - 1, len(table.rewards)
-    Q = sp.csr_array((table.data, table.indices, table.indptr), shape=(C, S))
+    Q = scipy.sparse.csr_array((table.data, table.indices, table.indptr), shape=(C, S))
     return table.rewards, Q, beta, table.owner, table.actions
 
 

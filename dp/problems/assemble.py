@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import ArrayLike
 
+from dp import memory
 from dp.dense import make_mdp
 from dp.mdp import MDP
 from dp.sparse import from_successors
@@ -28,6 +29,7 @@ def assemble(
     S, A, _ = state.shape
     if not (S <= DENSE if dense is None else dense):
         return from_successors(state, prob, R, gamma, mask=mask, terminal=terminal)
+    memory.require(memory.dense(S * A * S, 8) + 8 * S * A * S, f"P of shape {[S, A, S]}", "dense=False is sparse")
     cell = np.arange(S * A).reshape(S, A, 1) * S + state
     P = np.bincount(cell.ravel(), np.broadcast_to(prob, state.shape).ravel(), S * A * S).reshape(S, A, S)
     return make_mdp(P, R, gamma, mask=mask, terminal=terminal)

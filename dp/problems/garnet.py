@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import ArrayLike
 
+from dp import memory
 from dp.mdp import MDP
 from dp.problems.assemble import assemble
 
@@ -22,17 +23,29 @@ def garnet(
     """
     if not (1 <= successors <= states and actions >= 1):
         raise ValueError(f"need 1 <= successors <= states and actions >= 1, got {successors}, {states}, {actions}")
-    rng = np.random.default_rng(seed)
+    slots = states * actions * successors
+    what = f"a garnet of {states:,} states, {actions} actions and {successors} successors"
+    memory.require(memory.successors(slots, 8) + 16 * slots, what, memory.SPREAD)
     small = states * actions * states <= DENSE
-    if small:
-        next_states = rng.random((states, actions, states)).argpartition(successors - 1, axis=-1)[..., :successors]
-    else:
-        next_states = _distinct(rng, (states, actions), states, successors)
-    cuts = np.sort(rng.random((states, actions, successors - 1)), axis=-1)
-    edge = np.zeros((states, actions, 1))
-    prob = np.diff(np.concatenate([edge, cuts, edge + 1], axis=-1))
-    rewards = rng.standard_normal((states, actions))
+    next_states, prob, rewards = draw(np.random.default_rng(seed), (states, actions), states, successors, sort=small)
     return assemble(next_states, prob, rewards, gamma, dense=small if dense is None else dense)
+
+
+def draw(
+    rng: np.random.Generator, rows: tuple[int, int], states: int, successors: int, *, sort: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw rows [n, A] of a garnet of so many states: successors [n, A, K], their probabilities, and rewards [n, A].
+
+    sort: draw the successors by ranking a random number for each of all states, not one by one.
+    """
+    if sort:
+        next_states = rng.random((*rows, states)).argpartition(successors - 1, axis=-1)[..., :successors]
+    else:
+        next_states = _distinct(rng, rows, states, successors)
+    cuts = np.sort(rng.random((*rows, successors - 1)), axis=-1)
+    edge = np.zeros((*rows, 1))
+    prob = np.diff(np.concatenate([edge, cuts, edge + 1], axis=-1))
+    return next_states, prob, rng.standard_normal(rows)
 
 
 def _distinct(rng: np.random.Generator, shape: tuple[int, ...], n: int, k: int) -> np.ndarray:

@@ -10,8 +10,8 @@ Nothing is truncated: `min(X, n)` and `min(n + Y, 20)` take the tails of the dis
 """
 
 import numpy as np
+import scipy
 from jaxtyping import ArrayLike
-from scipy.special import gammaln, pdtrc, xlogy
 
 from dp.dense import make_mdp
 from dp.mdp import MDP
@@ -62,10 +62,10 @@ def lot(requests: float, returns: float) -> tuple[np.ndarray, np.ndarray]:
 
 def at_least(n: np.ndarray, mean: float) -> np.ndarray:
     """Return the probability that a Poisson number is n or more."""
-    return np.where(n <= 0, 1.0, pdtrc(np.maximum(n - 1, 0), mean))
+    return np.where(n <= 0, 1.0, scipy.special.pdtrc(np.maximum(n - 1, 0), mean))
 
 
 def exactly(n: np.ndarray, mean: float) -> np.ndarray:
     """Return the probability that a Poisson number is n."""
     k = np.maximum(n, 0)
-    return np.where(n < 0, 0.0, np.exp(xlogy(k, mean) - gammaln(k + 1) - mean))
+    return np.where(n < 0, 0.0, np.exp(scipy.special.xlogy(k, mean) - scipy.special.gammaln(k + 1) - mean))

@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, ArrayLike, Float, Int
-from scipy.special import gammaincc
 
 from dp.mdp import MDP
 from dp.problems.assemble import assemble
@@ -92,7 +92,7 @@ def demand(mean: float = 4.0, variation: float = 0.5, most: int = 100) -> Float[
     """
     if not (most >= 1 and mean > 0 and variation > 0):
         raise ValueError(f"need most demand >= 1 and mean, variation > 0, got {most}, {mean} and {variation}")
-    above = gammaincc(variation**-2, (np.arange(most) + 0.5) / (mean * variation**2))
+    above = scipy.special.gammaincc(variation**-2, (np.arange(most) + 0.5) / (mean * variation**2))
     return -np.diff(np.concatenate([[1.0], above, [0.0]]))
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import ArrayLike
 
+from dp import memory
 from dp.dense import make_mdp
 from dp.mdp import MDP
 
@@ -19,8 +20,11 @@ def random_dense(states: int, actions: int, *, gamma: ArrayLike, seed: int, bloc
         raise ValueError(
             f"need states, actions, blocks >= 1, got {states}, {actions}, {blocks}; 0 <= leak <= 1: {leak}"
         )
+    shape = states, actions, states
+    numbers = states * actions * states
+    memory.require(memory.dense(numbers, 8) + 8 * numbers, f"P of shape {list(shape)}", "dp.problems.garnet is sparse")
     rng = np.random.default_rng(seed)
-    P = rng.random((states, actions, states))
+    P = rng.random(shape)
     if blocks > 1:
         block = np.arange(states) % blocks
         away = block[:, None] != block[None, :]

@@ -218,6 +218,7 @@ def test_what_pymdptoolbox_cannot_say_is_not_written():
         formats.to_mdptoolbox(jax.tree.map(lambda x: x / 2, mdp))
 
 
+@pytest.mark.filterwarnings("ignore::scipy.sparse.SparseEfficiencyWarning")
 @pytest.mark.parametrize("case", range(8))
 def test_pymdptoolbox_itself_takes_what_is_written(case: int):
     toolbox = pytest.importorskip("mdptoolbox.mdp")
