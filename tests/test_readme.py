@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+import dp
+
 README = Path(__file__).parents[1] / "README.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
@@ -42,14 +44,21 @@ def test_dynamic_programming(program):
     np.testing.assert_allclose(found["slope"], 6, rtol=1e-5)
 
 
-def test_without_a_discount(program):
+def test_over_devices(program):
     found = program(1)
+    assert found["solution"].converged
+    assert len(found["solution"].v.sharding.device_set) == len(jax.devices()) == 4
+    np.testing.assert_allclose(found["solution"].v, dp.solve(found["mdp"], tol=1e-3).v, atol=1e-3)
+
+
+def test_without_a_discount(program):
+    found = program(2)
     np.testing.assert_allclose(found["win"].v[25:100:25], [4 / 25, 2 / 5, 16 / 25], atol=1e-6)
     assert found["win"].converged
 
 
 def test_denoising_score_matching(program):
-    found = program(2)
+    found = program(3)
     from dsm import metrics
 
     exact = found["smoothed"].score
