@@ -238,7 +238,9 @@ def _bias(mdp: MDP, policy: Policy, gamma: Float[Array, ""]) -> Float[Array, " S
 
     With γ < 1 it is the discounted value, but for a constant: `h = v_π - v_π(0)`, `g = (1 - γ) v_π(0)`.
     """
-    return centre(bordered(induce(mdp, policy)._replace(gamma=gamma)).at[0].set(0))
+    h = bordered(induce(mdp, policy)._replace(gamma=gamma))
+    # Not h.at[0].set(0), which XLA on CPU writes into every part of a vector that is spread over devices.
+    return centre(jnp.where(jnp.arange(h.shape[0]) == 0, 0, h))
 
 
 def _require_weakly_communicating(mdp: MDP) -> None:

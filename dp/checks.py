@@ -53,9 +53,12 @@ def require_model(mdp: MDP, solver: str, *, discounted: bool = True) -> None:
     for name, other in dtypes.items():
         if other != dtype and not _is_weak(getattr(mdp, name)):
             raise ValueError(f"P is {dtype} and {name} is {other}: bring them to one dtype, or use dp.make_mdp")
-    if discounted and not isinstance(mdp.gamma, Tracer) and float(np.asarray(mdp.gamma)) >= 1:
+    gamma = 0.0 if isinstance(mdp.gamma, Tracer) else float(np.asarray(mdp.gamma))
+    if not gamma >= 0:
+        raise ValueError(f"gamma must lie in [0, 1], got {gamma:.10g}")
+    if discounted and gamma >= 1:
         raise ValueError(
-            f"{solver} needs gamma < 1, got gamma = {float(np.asarray(mdp.gamma)):.10g}; without a discount there are "
+            f"{solver} needs gamma < 1, got gamma = {gamma:.10g}; without a discount there are "
             "dp.total_reward, dp.reachability, dp.finite_horizon, dp.evaluate of a policy that ends, and "
             "dp.relative_value_iteration"
         )

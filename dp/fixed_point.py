@@ -58,12 +58,14 @@ def until_certified(
     max_iters: Count,
     patience: Count = PATIENCE,
     progress: Scalar = 1.0,
+    iterations: Count = 1,
     memory: Any = (),
 ) -> tuple[Backup, Int[Array, ""]]:
     """Repeat `v, memory <- advance(k, backup, memory); backup <- back_up(v, policy)` until `gap <= tol`.
 
     It also ends when the gap is within twice the floor of rounding and that floor is above tol, when the gap is not
     finite, after `patience` steps without a gap of less than `progress` times the best, or after max_iters backups.
+    iterations: how many backups there were before the loop.
     Under vmap, lanes that have ended keep their answer while others go on.
     """
 
@@ -86,7 +88,7 @@ def until_certified(
             memory=memory,
         )
 
-    begin = Loop(start, jnp.asarray(1), start.gap, jnp.asarray(0), memory)
+    begin = Loop(start, jnp.asarray(iterations), start.gap, jnp.asarray(0), memory)
     end = jax.lax.while_loop(unfinished, step, begin)
     return end.backup, end.iterations
 

@@ -15,6 +15,7 @@ import scipy
 from jax.core import Tracer
 from jaxtyping import Int
 
+from dp.choices import most
 from dp.mdp import MDP
 from dp.successors import Ragged, Successors
 from dp.table import entries
@@ -38,7 +39,13 @@ def levels(mdp: MDP) -> Levels | None:
 
     None where an order would not help, or cannot be seen: dense and matrix-free models, few levels, traced numbers.
     """
-    if not isinstance(mdp.P, Successors | Ragged) or any(isinstance(x, Tracer) for x in jax.tree.leaves(mdp)):
+    # γ plays no part: it may be traced.
+    if not isinstance(mdp.P, Successors | Ragged) or any(
+        isinstance(x, Tracer) for x in jax.tree.leaves(mdp._replace(gamma=None))
+    ):
+        return None
+    # Passes need rows of one length, and states with as many actions each.
+    if isinstance(mdp.P, Ragged) and mdp.size * most(mdp.R, mdp.choices) * mdp.P.longest > 2 * mdp.P.stored:
         return None
     if not all(_far(mdp, s) for s in {mdp.size // 3, (2 * mdp.size) // 3}):
         return None
@@ -84,6 +91,8 @@ def _sources(mdp: MDP) -> Int[np.ndarray, " n"]:
         best = np.maximum.reduceat(R, np.asarray(mdp.choices.first))
     else:
         best = (R if mdp.mask is None else np.where(np.asarray(mdp.mask), R, -np.inf)).max(1)
+    if not np.isfinite(best).all():
+        return np.arange(mdp.size)
     top = best >= best.max() - 1e-3 * (best.max() - best.min())
     return np.flatnonzero(top if 2 * top.sum() <= len(top) or top.all() else ~top)
 

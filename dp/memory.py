@@ -17,7 +17,7 @@ from pathlib import Path
 NEGLIGIBLE = 1 << 26
 
 SPARSER = "dp.from_successors and dp.from_choices store only what is not 0"
-SPREAD = "a model built shard by shard is spread over devices and hosts"
+SPREAD = "dp.from_shards builds a model part by part, spread over devices and hosts"
 
 # What is allowed: a number of bytes, None for any, or "host" for what the host has free.
 _limit: ContextVar[int | float | str | None] = ContextVar("limit", default="host")

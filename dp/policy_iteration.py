@@ -77,7 +77,9 @@ def exact(mdp: MDP, policy0, v0, tol, max_iters) -> Solution:
         # The same policy has the same values again. What is left is what elimination left of them.
         return (backup.policy == evaluated).all(), backup.Tv, backup.policy
 
-    return _iterate(mdp, policy0, v0, value, tol, max_iters, stalled=stalled, memory=lambda start: start.policy)
+    return _iterate(
+        mdp, policy0, v0, value, tol, max_iters, stalled=stalled, memory=lambda start: -jnp.ones_like(start.policy)
+    )
 
 
 def modified_policy_iteration(
@@ -192,12 +194,19 @@ def _iterate(
 
     policy = _first_policy(fixed, v0) if policy0 is None else policy0
     v0 = jnp.zeros(fixed.size, fixed.R.dtype) if v0 is None else v0
-    chain = induce(fixed, policy)
-    v = evaluate(chain, v0, bellman.sweep(chain, v0), jnp.ones_like(contraction.largest))
-    start = back_up(fixed, contraction, v, policy)
-    first = memory(start._replace(policy=policy))
+    # The first evaluation is made inside the loop too, so that it is compiled once: it begins with T_π v in the place
+    # of T v, and a gap that says nothing.
+    nothing = jnp.full_like(contraction.largest, jnp.finfo(v0.dtype).max)
+    Tv = bellman.sweep(induce(fixed, policy), v0)
+    start = Backup(v0, Tv, policy, nothing, jnp.zeros_like(nothing), fixed.R, jnp.ones_like(nothing))
     end, iterations = until_certified(
-        advance, functools.partial(back_up, fixed, contraction), start, tol=tol, max_iters=max_iters, memory=first
+        advance,
+        functools.partial(back_up, fixed, contraction),
+        start,
+        tol=tol,
+        max_iters=jnp.maximum(max_iters, 1),
+        iterations=0,
+        memory=memory(start),
     )
     return certified(mdp, end, contraction, iterations, tol)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dp import bellman, gradients, transitions
-from dp.bounds import Bounds, Modulus, enclose, spread
+from dp.bounds import Bounds, Modulus, backup_error, enclose, spread
 from dp.choices import argmax, maximum
 from dp.gradients import EXPECTATION, Operator, fixed_point
 from dp.mdp import MDP, Policy, Scalar
@@ -79,30 +79,32 @@ class Solution(NamedTuple):
 
 
 def certified(mdp: MDP, last: Backup, contraction: Modulus, iterations: Int[Array, ""], tol: Scalar) -> Solution:
-    """Turn the last backup of a loop into a Solution: without another pass over P where it met the tolerance.
+    """Turn the last backup of a loop into a Solution: mostly without another pass over P.
 
     Let c be the middle of the shifts that the bounds allow. `T (v' + c)` is known from `q = R + γ P v'` and the mass of
-    each row, and the answer v then is close to `v' + c`: the q returned differs from `R + γ P v` by at most
-    `γ max|v - v' - c|`, about (1 - γ) tol where rows sum to one, and that is added to the residual.
+    each row. Where the answer v is so close to `v' + c` that q differs from `R + γ P v` by no more than (1 - γ) tol,
+    as it is where rows sum to one and the tolerance was met, it is returned, and the difference added to the residual.
     """
     fixed, contraction, last = jax.lax.stop_gradient((mdp, contraction, last))
     kept = last.q
     assert kept is not None
     bounds = enclose(last.v, last.Tv, contraction)
     known = spread(last.v, last.Tv, contraction)
+    c = (known.up + known.down) / 2
+    # What was rounded, was rounded at the size of the last iterate, which may be much larger than the answer.
+    rounded = 2 * backup_error(contraction, jnp.max(jnp.abs(last.v)) + jnp.abs(c))
+    off = contraction.largest * jnp.max(jnp.abs(bounds.mid - (last.v + c))) + rounded
 
-    def shifted(fixed: MDP, v: Float[Array, " S"]) -> tuple:
-        c = (known.up + known.down) / 2
+    def shifted(fixed: MDP, v: Float[Array, " S"]) -> Float[Array, "*rows"]:
         q = kept + fixed.gamma * contraction.mass * c
-        return q, contraction.largest * jnp.max(jnp.abs(v - (last.v + c)))
+        return q if fixed.mask is None else jnp.where(fixed.mask, q, -jnp.inf)
 
-    def backed_up(fixed: MDP, v: Float[Array, " S"]) -> tuple:
-        return bellman.action_values(fixed, v), jnp.zeros_like(bounds.gap)
-
+    near = (bounds.gap <= tol) & (off <= (1 - mdp.gamma) * tol)
     if transitions.is_small(mdp.P):
-        q, off = backed_up(fixed, bounds.mid)
+        q, off = bellman.action_values(fixed, bounds.mid), 0.0
     else:
-        q, off = jax.lax.cond(bounds.gap <= tol, shifted, backed_up, fixed, bounds.mid)
+        q = jax.lax.cond(near, shifted, bellman.action_values, fixed, bounds.mid)
+        off = jnp.where(near, off, 0)
     residual = off + jnp.max(jnp.abs(maximum(q, mdp.choices) - bounds.mid))
     v = fixed_point(EXPECTATION, (mdp, last.policy), bounds.mid)
     return _solution(gradients.action_values(mdp, v, q), v, bounds, last.policy, iterations, residual, tol)

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import jax.numpy as jnp
+from jax.core import Tracer
+
 from dp.checks import tolerance
 from dp.levels import levels
 from dp.mdp import MDP, Count, Scalar
@@ -38,9 +41,12 @@ def solve(mdp: MDP, start: Any = None, *, tol: Scalar | None = None, max_iters: 
     if mdp.size <= SMALL:
         return exact(mdp, policy, v, tol, max_iters)
     along = levels(mdp)
-    if along is not None:
-        found = travel_along(mdp, along, v, tol, max_iters, TRIAL, 1 / PROGRESS)
-        if bool(found.converged) or int(found.iterations) >= max_iters:
-            return found
-        policy, v = found.policy, found.v
-    return inexact(mdp, policy, v, FORCING, tol, max_iters, method="bicgstab")
+    found = None if along is None else travel_along(mdp, along, v, tol, max_iters, TRIAL, 1 / PROGRESS)
+    # Where anything at all is traced nobody can look whether it converged.
+    if found is None or isinstance(found.converged, Tracer):
+        return inexact(mdp, policy, v, FORCING, tol, max_iters, method="bicgstab")
+    left = max_iters - int(found.iterations)
+    if bool(found.converged) or left <= 0 or not bool(jnp.isfinite(found.v).all()):
+        return found
+    further = inexact(mdp, found.policy, found.v, FORCING, tol, left, method="bicgstab")
+    return further._replace(iterations=found.iterations + further.iterations)

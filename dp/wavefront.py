@@ -26,10 +26,12 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from dp import anderson
 from dp.bounds import modulus
 from dp.checks import require_at_least, require_model, start_values, tolerance
+from dp.choices import maximum
 from dp.fixed_point import PATIENCE, until_certified
 from dp.levels import Levels, levels
 from dp.mdp import MDP, Count, Scalar, at_states
 from dp.solution import Backup, Solution, back_up, certified
+from dp.successors import Successors
 
 # A window is so many levels; it is passed so often, and then moves on by so many.
 WINDOW, ROUNDS, STEP = 16, 3, 8
@@ -69,13 +71,20 @@ def wavefront_iteration(
     """
     require_model(mdp, "wavefront_iteration")
     require_at_least(1, max_iters, "max_iters")
+    v0, tol = start_values(mdp, start), tolerance(tol, mdp.R.dtype)
     along = levels(mdp) if along is None else along
     if along is None:
         raise ValueError(
-            "values do not flow through this model in levels (it is dense, matrix-free, traced, or its states are near "
-            "each other): use dp.solve"
+            "values do not flow through this model in levels: it is dense, matrix-free, sharded, or its states are near "
+            "each other (use dp.solve), or it is traced (find along=dp.levels.levels(mdp) outside of jit)"
         )
-    v0, tol = start_values(mdp, start), tolerance(tol, mdp.R.dtype)
+    if not isinstance(along, Levels):
+        raise ValueError(f"along must be dp.levels.Levels, got {type(along).__name__}")
+    S = mdp.size
+    if len(along.order) != S or not np.array_equal(np.sort(along.order), np.arange(S)):
+        raise ValueError(f"along.order must name each of the states 0 to {S - 1} once")
+    if along.start[0] != 0 or along.start[-1] != S or (np.diff(along.start) <= 0).any():
+        raise ValueError(f"along.start must rise from 0 to {S}, got {along.start}")
     return travel_along(mdp, along, v0, tol, max_iters, PATIENCE, 1.0)
 
 
@@ -111,10 +120,7 @@ def _wavefront(mdp: MDP, track: Track, v0, tol, max_iters, patience, progress, *
     def travel(v: Float[Array, " S"]) -> Float[Array, " S"]:
         def visit(v: Float[Array, " N"], i: Int[Array, ""]) -> tuple[Float[Array, " N"], None]:
             state, weight, r = (x[i] for x in blocks)
-            q = r
-            for k in range(state.shape[0]):
-                q = q + weight[k] * v.at[state[k]].get(mode="promise_in_bounds")
-            best = functools.reduce(jnp.maximum, [q[a] for a in range(q.shape[0])])
+            best = maximum((r + Successors(state, weight) @ v).T, None)
             return jax.lax.dynamic_update_slice(v, best, (i * block,)), None
 
         return jax.lax.scan(visit, v[track.order], track.visits)[0][track.place]
@@ -144,6 +150,9 @@ def _laid_out(
     rows = at_states(mdp, track.order)
     state, prob = rows.P
     _, N, A = state.shape
+    if rows.mask is not None:
+        # What a forbidden row holds does not count, whatever it is.
+        prob = jnp.where(rows.mask[None], prob, 0)
     itself = state == track.order[None, :, None]
     stay = jnp.sum(jnp.where(itself, prob, 0), axis=0)
     scale = 1 / (1 - mdp.gamma * stay)

@@ -15,6 +15,15 @@ Row = dict[str, Any]
 FASTER = {"a": 1.5, "a2": 1.5, "b": 1.5, "c": 1.5, "d": 4.0, "d2": 1.5}
 MEMORY_MB = {"c": 1200.0}
 JAX_PEERS = ("jaxdp", "mdpax")
+COLOURS = {
+    "quantecon": "C0",
+    "mdpsolver": "C1",
+    "Storm": "C2",
+    "pymdptoolbox": "C3",
+    "jaxdp": "C4",
+    "mdpax": "C5",
+    "dp": "k",
+}
 
 
 def right(row: Row, tol: float) -> bool:
@@ -54,7 +63,7 @@ def goals(rows: list[Row], tol: float) -> list[Row]:
         name = mine["instance"]
         decide(mine, "certified to tol", 1.0, float(mine["converged"]))
         if mine["converged"]:
-            worst = (mine["error"] - mine["reference_within"]) / tol
+            worst = max(0.0, mine["error"] - mine["reference_within"]) / tol
             decide(mine, "true error of the certified answer / tol", 0.5, worst, at_least=False)
         answers = [r for r in beside if right(r, tol) and "ratio" in r]
         # A fast wrong answer is not a rival.
@@ -87,7 +96,7 @@ def goals(rows: list[Row], tol: float) -> list[Row]:
 def cells(row: Row, tol: float) -> list[str]:
     """Return the cells of a row of the table."""
     if "failed" in row:
-        return [f"[dim]{row['failed']}[/dim]"]
+        return ["[dim]-[/dim]" if "not installed" in row["failed"] else f"[dim]{row['failed']}[/dim]"]
     ratio = f"{row['ratio']:.3g}" if "ratio" in row else ""
     count = "" if row["iterations"] is None else str(row["iterations"])
     worth = f"{row['error']:.0e}" + ("" if right(row, tol) else " [red]![/red]")
@@ -104,6 +113,9 @@ def cells(row: Row, tol: float) -> list[str]:
 
 def show(rows: list[Row], goals: list[Row], tol: float) -> None:
     """Print a line for every row, then the goals."""
+    missing = sorted({library(row) for row in rows if "not installed" in str(row.get("failed", ""))})
+    if missing:
+        record.console.print(f"not installed: {', '.join(missing)}; `make bench` installs them")
     columns = ("cold, s", "warm, s", "ratio", "passes", "MB", "residual", "error")
     for name, model, cores in dict.fromkeys((row["instance"], row["model"], row["cores"]) for row in rows):
         place = f"{name}: {model}; {cores} core" + "s" * (cores > 1)
@@ -128,7 +140,6 @@ def draw(rows: list[Row], tol: float) -> Figure:
     """Draw time against true error, one panel for each instance, on the fewest cores."""
     few = min(row["cores"] for row in rows)
     names = list(dict.fromkeys(row["instance"] for row in rows))
-    libraries = list(dict.fromkeys(library(row) for row in rows))
     width = min(4, len(names))
     height = -(-len(names) // width)
     figure = Figure(figsize=(3.6 * width, 3.3 * height + 0.6), layout="constrained")
@@ -138,19 +149,21 @@ def draw(rows: list[Row], tol: float) -> Figure:
     for ax, name in zip(axes, names, strict=False):
         for row in rows:
             if row["instance"] == name and row["cores"] == few and "error" in row:
-                mine = ours(row)
-                marker, size = ("*", 12) if mine else ("o", 6)
-                color = "k" if mine else f"C{libraries.index(library(row))}"
-                ax.plot(row["warm"], max(row["error"], 1e-14), marker, ms=size, color=color)
+                marker, size = ("*", 12) if ours(row) else ("o", 6)
+                # The batch, per MDP, is hollow.
+                face = "none" if row["contender"].startswith("dp x") else COLOURS[library(row)]
+                at = row["warm"], max(row["error"], 1e-14)
+                ax.plot(*at, marker, ms=size, color=COLOURS[library(row)], mfc=face)
         ax.axhline(tol, color="0.5", lw=1, ls="--")
         ax.set(xscale="log", yscale="log", xlabel="seconds, warm")
         ax.set_title(f"{name}: {next(row['model'] for row in rows if row['instance'] == name)}", size=8)
         ax.margins(0.15)
     axes[0].set_ylabel("true error")
-    for i, name in enumerate(libraries):
-        marker, color = ("*", "k") if name == "dp" else ("o", f"C{i}")
-        axes[0].plot([], [], marker, color=color, label=name)
-    figure.legend(loc="outside lower center", ncols=len(libraries), frameon=False)
+    drawn = {library(row) for row in rows if "error" in row}
+    for name in (name for name in COLOURS if name in drawn):
+        axes[0].plot([], [], "*" if name == "dp" else "o", color=COLOURS[name], label=name)
+    axes[0].plot([], [], color="0.5", lw=1, ls="--", label="tolerance")
+    figure.legend(loc="outside lower center", ncols=2 * width, frameon=False, fontsize=8)
     return figure
 
 
@@ -159,7 +172,8 @@ def draw_ratios(rows: list[Row], tol: float) -> Figure:
     few = min(row["cores"] for row in rows)
     rows = [row for row in rows if row["cores"] == few]
     names = list(dict.fromkeys(row["instance"] for row in rows))
-    libraries = list(dict.fromkeys(library(row) for row in rows if not ours(row)))
+    shown = {library(row) for row in rows if not ours(row) and "ratio" in row and right(row, tol)}
+    libraries = [name for name in COLOURS if name in shown]
     figure = Figure(figsize=(9, 4), layout="constrained")
     ax = figure.subplots()
     for i, peer in enumerate(libraries):
@@ -175,13 +189,14 @@ def draw_ratios(rows: list[Row], tol: float) -> Figure:
             for name in names
         ]
         x = np.arange(len(names)) + (i - (len(libraries) - 1) / 2) * 0.8 / len(libraries)
-        ax.bar(x, best, width=0.75 / len(libraries), label=peer)
+        ax.bar(x, best, width=0.75 / len(libraries), label=peer, color=COLOURS[peer])
     for x, name in enumerate(names):
         if name in FASTER:
             ax.hlines(FASTER[name], x - 0.45, x + 0.45, color="k", lw=1.5)
     ax.axhline(1, color="0.6", lw=1)
     ax.set_xticks(range(len(names)), names)
     ax.set(yscale="log", ylabel="time / time of dp.solve")
-    ax.set_xlabel("right answers only; black lines: the goal against the fastest")
+    cores = "one core" if few == 1 else f"{few} cores"
+    ax.set_xlabel(f"{cores}; right answers only; black lines: the goal against the fastest")
     ax.legend(fontsize=8, ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     return figure

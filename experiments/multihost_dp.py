@@ -114,7 +114,12 @@ def launch(arguments: dict) -> None:
                 child.kill()
             child.wait()
     ends = [child.returncode for child in children]
-    record.require(not any(ends), f"processes ended with {ends}: what went wrong is above")
+    killed = [f"process {i} was killed (signal {-end})" for i, end in enumerate(ends) if end == -9]
+    record.require(
+        not any(ends),
+        (", ".join(killed) or f"processes ended with {ends}: what went wrong is above")
+        + "; with --folder the same command goes on from the last checkpoint",
+    )
 
 
 def free_port() -> int:
