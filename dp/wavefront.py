@@ -75,8 +75,8 @@ def wavefront_iteration(
     along = levels(mdp) if along is None else along
     if along is None:
         raise ValueError(
-            "values do not flow through this model in levels: it is dense, matrix-free, sharded, or its states are near "
-            "each other (use dp.solve), or it is traced (find along=dp.levels.levels(mdp) outside of jit)"
+            "values do not flow through this model in levels: it is dense, matrix-free, sharded, or its states are "
+            "near each other (use dp.solve), or it is traced (find along=dp.levels.levels(mdp) outside of jit)"
         )
     if not isinstance(along, Levels):
         raise ValueError(f"along must be dp.levels.Levels, got {type(along).__name__}")

@@ -129,6 +129,45 @@ def test_solve_goes_along_the_flow_and_on_where_that_is_slow():
     assert np.all(limited.lower <= other.upper) and np.all(other.lower <= limited.upper)
 
 
+def test_levels_that_do_not_fit_are_refused():
+    mdp = grid(restart=True)
+    for along, message in (
+        (3, "along must be dp.levels.Levels, got int"),
+        (Levels(np.arange(5), np.array([0, 5])), "along.order must name each of the states 0 to 575 once"),
+        (Levels(np.zeros(N * N, int), np.array([0, N * N])), "along.order must name"),
+        (Levels(np.arange(N * N), np.array([0, 9, 9, N * N])), "along.start must rise from 0 to 576"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dp.wavefront_iteration(mdp, along=along)
+
+
+@pytest.mark.slow
+def test_a_model_that_jit_closes_over_is_solved():
+    mdp = grid(restart=True)
+    v = dp.solve(mdp).v
+    assert_allclose(jax.jit(lambda: dp.solve(mdp))().v, v, atol=1e-6)
+    assert_allclose(jax.jit(lambda tol: dp.solve(mdp, tol=tol))(1e-7).v, v, atol=1e-6)
+    many = jax.vmap(lambda v: dp.solve(mdp, v))(jnp.stack([v, jnp.zeros(N * N)]))
+    assert_allclose(many.v, jnp.stack([v, v]), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_what_a_forbidden_row_holds_does_not_count():
+    mdp = grid(0.3, restart=True, seed=2)
+    mask = np.ones((N * N, 4), bool)
+    mask[:, 1] = False
+    spoilt = mdp._replace(
+        P=mdp.P._replace(prob=mdp.P.prob.at[:, :, 1].set(jnp.nan)),
+        R=mdp.R.at[:, 1].set(jnp.nan),
+        mask=jnp.asarray(mask),
+    )
+    v = dp.policy_iteration(dp.as_dense(mdp._replace(mask=jnp.asarray(mask)))).v
+    for solution in (dp.wavefront_iteration(spoilt, along=levels(mdp)), dp.inexact_policy_iteration(spoilt)):
+        assert solution.converged and np.isfinite(solution.residual)
+        assert_allclose(solution.v, v, atol=1e-6)
+        assert np.isneginf(solution.q[:, 1]).all() and np.isfinite(solution.q[:, 0]).all()
+
+
 @pytest.mark.slow
 def test_inside_jit_levels_have_to_be_given():
     mdp = grid(0.1, 0.9, restart=True)
