@@ -20,6 +20,9 @@ from dp.fusion import apart
 from dp.mdp import MDP, MRP, Policy, induce
 from dp.successors import Successors
 
+# A table of fewer columns is written as a vector.
+COLUMNS = 8
+
 
 def expected_reward(mdp: MDP, policy: Policy) -> Float[Array, " S"]:
     """`E_π[R_{t+1} | S_t = s] = Σ_a π(a|s) Σ_{s',r} r p(s', r|s, a)`, shape [S]."""
@@ -32,8 +35,8 @@ def action_values(mdp: MDP, v: Float[Array, " T"]) -> Float[Array, "*rows"]:
     if small:
         q = _action_values(mdp, v)
     else:
-        # As one long vector: the loop over a table of few columns takes twice as long.
-        flat = isinstance(mdp.P, Successors)
+        # Of few columns as one long vector: the loop over such a table takes up to twice as long.
+        flat = isinstance(mdp.P, Successors) and mdp.R.shape[-1] < COLUMNS
         q = apart(~jnp.isnan(mdp.gamma), _flat if flat else _action_values, mdp, v).reshape(mdp.R.shape)
     return q if mdp.mask is None else jnp.where(mdp.mask, q, -jnp.inf)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from rich import box
 from rich.table import Table
 
@@ -158,6 +159,11 @@ def draw(rows: list[Row], tol: float) -> Figure:
         ax.set(xscale="log", yscale="log", xlabel="seconds, warm")
         ax.set_title(f"{name}: {next(row['model'] for row in rows if row['instance'] == name)}", size=8)
         ax.margins(0.15)
+        # Two decades at least, so that there are ticks to label.
+        low, high = ax.get_xlim()
+        widen = max(1.0, (100 * low / high) ** 0.5)
+        ax.set_xlim(low / widen, high * widen)
+        ax.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("true error")
     drawn = {library(row) for row in rows if "error" in row}
     for name in (name for name in COLOURS if name in drawn):
