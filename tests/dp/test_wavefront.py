@@ -132,7 +132,6 @@ def test_solve_goes_along_the_flow_and_on_where_that_is_slow():
 def test_levels_that_do_not_fit_are_refused():
     mdp = grid(restart=True)
     for along, message in (
-        (3, "along must be dp.levels.Levels, got int"),
         (Levels(np.arange(5), np.array([0, 5])), "along.order must name each of the states 0 to 575 once"),
         (Levels(np.zeros(N * N, int), np.array([0, N * N])), "along.order must name"),
         (Levels(np.arange(N * N), np.array([0, 9, 9, N * N])), "along.start must rise from 0 to 576"),

@@ -165,7 +165,8 @@ def test_a_table_and_figures_of_any_rows(capsys):
     assert "dense only" in printed and "1e+00 !" in printed and "met" in printed
     assert len(bench_report.draw(rows, 1e-6).axes) == 1
     bars = bench_report.draw_ratios(rows, 1e-6).axes[0].patches
-    assert sorted(bar.get_height() for bar in bars) == [0, 0, 5.0]
+    # Only of who has a right answer.
+    assert [bar.get_height() for bar in bars] == [5.0]
 
 
 def test_exponents_are_fitted_to_the_large_end():
