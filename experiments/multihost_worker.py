@@ -2,6 +2,7 @@
 
 import functools
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ def work(
     draw_rows = functools.partial(rows, states=states, actions=actions, successors=successors, seed=seed)
     mdp = jax.block_until_ready(dp.from_shards(draw_rows, states, gamma))
     built = time.perf_counter() - clock
-    print(f"process {process_id} of {processes} has its rows", flush=True)
+    sys.stdout.write(f"process {process_id} of {processes} has its rows\n")
+    sys.stdout.flush()
     held = sum(shard.data.nbytes for x in jax.tree.leaves(mdp) for shard in x.addressable_shards)
 
     clock = time.perf_counter()
@@ -143,14 +145,15 @@ def _extremes(solution: dp.Solution) -> tuple[jax.Array, ...]:
 def show(row: dict[str, float], metrics: dict[str, Any]) -> None:
     """Print one line for this process."""
     found = metrics["certificate"]
-    print(
+    # Line and line break in one piece: the processes write to the same place.
+    sys.stdout.write(
         f"process {row['process']:.0f}: {row['rows']:,.0f} rows, {row['bytes'] / 1e6:,.0f} MB of "
         f"{metrics['whole']['kept'] / 1e6:,.0f}, peak {row['peak'] / 1e6:,.0f} MB of "
         f"{metrics['whole']['to_build'] / 1e6:,.0f}, built in {row['build_seconds']:.1f} s, "
         f"{row['iterations']:.0f} iterations in {row['solve_seconds']:.1f} s, "
-        f"largest gap {found['largest_gap']:.2g} ({found['digest']})",
-        flush=True,
+        f"largest gap {found['largest_gap']:.2g} ({found['digest']})\n"
     )
+    sys.stdout.flush()
 
 
 def rss() -> int:
