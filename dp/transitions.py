@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from dp.choices import Choices, deterministic, of_state, rows, total
 from dp.matrix_free import Steps
-from dp.sharded import Full, Sharded
+from dp.sharded import Full, Sharded, nonzeros
 from dp.successors import Ragged, Successors
 
 # So many numbers are few: see `is_small`.
@@ -125,13 +125,7 @@ def terms(P: Transitions) -> Int[Array, ""]:
     """Return the largest number of successors of any row: so many products a backup adds up, and rounds."""
     if not is_dense(P):
         return P.terms()
-
-    def count(rows: Float[Array, "... T"]) -> Int[Array, ""]:
-        # Not count_nonzero, which takes XLA on CPU six times as long.
-        return jnp.max(jnp.sum(rows != 0, axis=-1, dtype=jnp.int32))
-
-    # State by state where P is large: no second array of its size.
-    return count(P) if is_small(P) else jnp.max(jax.lax.map(count, P))
+    return nonzeros(P) if is_small(P) else Full(P).terms()
 
 
 def is_small(P: Transitions) -> bool:
