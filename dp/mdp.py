@@ -65,13 +65,17 @@ def induce(mdp: MDP, policy: Policy) -> MRP:
     A sweep over it reads A times less than one over the MDP. A forbidden action that π takes is worth -inf.
     """
     if choices.deterministic(policy):
-        R = mdp.R if mdp.mask is None else jnp.where(mdp.mask, mdp.R, -jnp.inf)
-        r = choices.taken(R, policy, mdp.choices)
+        r = choices.taken(allowed_rewards(mdp), policy, mdp.choices)
     else:
         r = choices.total(policy * mdp.R, mdp.choices)
         if mdp.mask is not None:
             r = jnp.where(jnp.any(~mdp.mask & (policy != 0), axis=1), -jnp.inf, r)
     return MRP(transitions.follow(mdp.P, policy, mdp.choices), r, mdp.gamma)
+
+
+def allowed_rewards(mdp: MDP) -> Float[Array, "*rows"]:
+    """Return R, and -inf where the mask forbids the action."""
+    return mdp.R if mdp.mask is None else jnp.where(mdp.mask, mdp.R, -jnp.inf)
 
 
 def at_states(mdp: MDP, states: Int[Array, " n"]) -> MDP:

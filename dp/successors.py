@@ -5,6 +5,7 @@ XLA turns into what one would write in C; the same numbers row by row take sever
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -42,10 +43,8 @@ class Successors(NamedTuple):
 
         if K > LONG:
             summed = jnp.sum(prob.T * v.at[state.T].get(mode="promise_in_bounds"), axis=1)
-        elif unrolled < K:
-            summed = jax.lax.fori_loop(1, K, lambda k, summed: summed + slot(k), slot(0))
         else:
-            summed = sum((slot(k) for k in range(1, K)), start=slot(0)) if K else jnp.zeros(prob.shape[1:], v.dtype)
+            summed = _summed(slot, prob, unrolled)
         return summed.reshape(shape)
 
     @property
@@ -61,10 +60,7 @@ class Successors(NamedTuple):
     def mass(self) -> Float[Array, "*rows"]:
         """`Σ_s' p(s' | row)`."""
         # Not jnp.sum, which takes XLA on CPU ten times as long.
-        K, *shape = self.prob.shape
-        if K > UNROLLED:
-            return jax.lax.fori_loop(1, K, lambda k, summed: summed + self.prob[k], self.prob[0])
-        return sum((self.prob[k] for k in range(1, K)), start=self.prob[0]) if K else jnp.zeros(shape, self.dtype)
+        return _summed(lambda k: self.prob[k], self.prob, UNROLLED)
 
     def terms(self) -> Int[Array, ""]:
         """The largest number of products that a row adds up."""
@@ -91,6 +87,16 @@ class Successors(NamedTuple):
     def _flat(self) -> tuple[Int[Array, "K N"], Float[Array, "K N"]]:
         K, *shape = self.state.shape
         return self.state.reshape(K, math.prod(shape)), self.prob.reshape(K, math.prod(shape))
+
+
+def _summed(
+    slot: Callable[[int | Int[Array, ""]], Float[Array, "*rows"]], prob: Float[Array, "K *rows"], unrolled: int
+) -> Float[Array, "*rows"]:
+    """`Σ_k slot(k)` over the slots of prob, written out where there are few."""
+    K, *shape = prob.shape
+    if unrolled < K:
+        return jax.lax.fori_loop(1, K, lambda k, summed: summed + slot(k), slot(0))
+    return sum((slot(k) for k in range(1, K)), start=slot(0)) if K else jnp.zeros(shape, prob.dtype)
 
 
 class Ragged(NamedTuple):

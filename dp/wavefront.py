@@ -29,7 +29,7 @@ from dp.checks import require_at_least, require_model, start_values, tolerance
 from dp.choices import maximum
 from dp.fixed_point import PATIENCE, until_certified
 from dp.levels import Levels, levels
-from dp.mdp import MDP, Count, Scalar, at_states
+from dp.mdp import MDP, Count, Scalar, allowed_rewards, at_states
 from dp.solution import Backup, Solution, back_up, certified
 from dp.successors import Successors
 
@@ -157,7 +157,7 @@ def _laid_out(
     stay = jnp.sum(jnp.where(itself, prob, 0), axis=0)
     scale = 1 / (1 - mdp.gamma * stay)
     weight = jnp.where(itself, 0, prob) * (mdp.gamma * scale)[None]
-    r = rows.R * scale if rows.mask is None else jnp.where(rows.mask, rows.R * scale, -jnp.inf)
+    r = allowed_rewards(rows._replace(R=rows.R * scale))
 
     def by_block(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(-1, N // block, block, A), (1, 3), (0, 2))
