@@ -6,17 +6,23 @@ is computed inside a conditional, across which nothing is joined.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 
-def apart(valid: Bool[Array, ""], f: Callable[..., Array], *args) -> Array:
-    """Return `f(*args)` as an array of its own; NaN where not valid, which must not be known at compile time."""
+def apart(valid: Bool[Array, ""], f: Callable[..., Any], *args) -> Any:
+    """Return `f(*args)` as arrays of their own; NaN (or 0) where not valid, which must not be known at compile time."""
 
-    def alone(valid, *args) -> Array:
-        shape = jax.eval_shape(f, *args)
-        return jax.lax.cond(valid, f, lambda *_: jnp.full(shape.shape, jnp.nan, shape.dtype), *args)
+    def nothing(*args) -> Any:
+        def full(x: jax.ShapeDtypeStruct) -> Array:
+            return jnp.full(x.shape, jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else 0, x.dtype)
+
+        return jax.tree.map(full, jax.eval_shape(f, *args))
+
+    def alone(valid, *args) -> Any:
+        return jax.lax.cond(valid, f, nothing, *args)
 
     return jax.lax.platform_dependent(valid, *args, cpu=alone, default=lambda valid, *args: f(*args))

@@ -146,7 +146,8 @@ def inexact(mdp: MDP, policy0, v0, forcing, tol, max_iters, *, method: Krylov) -
         # The less a policy changed, the less it will: what is left then is to evaluate it.
         sweeps = jnp.where(changed > 0, 2 * most(mdp.R, mdp.choices), MOST_SWEEPS)
         forced = jnp.minimum(forcing, CHANGE * changed)
-        return evaluated(chain, v, Tv, method=method, forcing=forced, tol=tol, most=sweeps)
+        # The first of all policies knows nothing of P, and will hardly be the last.
+        return evaluated(chain, v, Tv, method=method, forcing=forced, tol=tol, most=sweeps, eager=changed < 1)
 
     def stalled(backup: Backup, memory: tuple) -> tuple[Bool[Array, ""], Array, tuple]:
         # Nothing proves that inexact evaluations converge: a residual that shrank for one policy may be larger by
@@ -193,11 +194,11 @@ def _iterate(
         return jax.lax.cond(stands, lambda backup: plain, improved, backup), memory
 
     policy = _first_policy(fixed, v0) if policy0 is None else policy0
-    v0 = jnp.zeros(fixed.size, fixed.R.dtype) if v0 is None else v0
     # The first evaluation is made inside the loop too, so that it is compiled once: it begins with T_π v in the place
-    # of T v, and a gap that says nothing.
+    # of T v, and a gap that says nothing. Of values 0 that is r_π, for which P need not be read.
+    chain = induce(fixed, policy)
+    v0, Tv = (jnp.zeros_like(chain.r), chain.r) if v0 is None else (v0, bellman.sweep(chain, v0))
     nothing = jnp.full_like(contraction.largest, jnp.finfo(v0.dtype).max)
-    Tv = bellman.sweep(induce(fixed, policy), v0)
     start = Backup(v0, Tv, policy, nothing, jnp.zeros_like(nothing), fixed.R, jnp.ones_like(nothing))
     end, iterations = until_certified(
         advance,

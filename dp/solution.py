@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dp import bellman, gradients, transitions
 from dp.bounds import Bounds, Modulus, backup_error, enclose, spread
 from dp.choices import argmax, maximum
+from dp.fusion import apart
 from dp.gradients import EXPECTATION, Operator, fixed_point
 from dp.mdp import MDP, Policy, Scalar
 
@@ -37,12 +38,19 @@ def back_up(mdp: MDP, contraction: Modulus, v: Float[Array, " S"], policy: Int[A
     policy: where its actions are as good as any, they stay.
     """
     q = bellman.action_values(mdp, v)
-    Tv = maximum(q, mdp.choices)
+
+    def reduced(
+        q: Float[Array, "*rows"], policy: Int[Array, " S"] | None
+    ) -> tuple[Float[Array, " S"], Int[Array, " S"]]:
+        Tv = maximum(q, mdp.choices)
+        best = argmax(q, mdp.choices) if policy is None else bellman.improve(q, policy, mdp.choices)
+        return Tv, best
+
+    # Apart, or the maximum is taken anew for everything that is made of it.
+    small = transitions.is_small(mdp.P)
+    Tv, improved = reduced(q, policy) if small else apart(~jnp.isnan(mdp.gamma), reduced, q, policy)
     known = spread(v, Tv, contraction)
-    if policy is None:
-        return Backup(v, Tv, argmax(q, mdp.choices), known.gap, known.floor, q)
-    improved = bellman.improve(q, policy, mdp.choices)
-    changed = jnp.mean(improved != policy, dtype=v.dtype)
+    changed = None if policy is None else jnp.mean(improved != policy, dtype=v.dtype)
     return Backup(v, Tv, improved, known.gap, known.floor, q, changed)
 
 
@@ -95,17 +103,22 @@ def certified(mdp: MDP, last: Backup, contraction: Modulus, iterations: Int[Arra
     rounded = 2 * backup_error(contraction, jnp.max(jnp.abs(last.v)) + jnp.abs(c))
     off = contraction.largest * jnp.max(jnp.abs(bounds.mid - (last.v + c))) + rounded
 
-    def shifted(fixed: MDP, v: Float[Array, " S"]) -> Float[Array, "*rows"]:
+    def again(fixed: MDP, v: Float[Array, " S"]) -> tuple[Float[Array, "*rows"], Float[Array, " S"]]:
+        q = bellman.action_values(fixed, v)
+        return q, maximum(q, fixed.choices)
+
+    def shifted(fixed: MDP, v: Float[Array, " S"]) -> tuple[Float[Array, "*rows"], Float[Array, " S"]]:
         q = kept + fixed.gamma * contraction.mass * c
-        return q if fixed.mask is None else jnp.where(fixed.mask, q, -jnp.inf)
+        q = q if fixed.mask is None else jnp.where(fixed.mask, q, -jnp.inf)
+        return q, maximum(q, fixed.choices)
 
     near = (bounds.gap <= tol) & (off <= (1 - mdp.gamma) * tol)
     if transitions.is_small(mdp.P):
-        q, off = bellman.action_values(fixed, bounds.mid), 0.0
+        (q, Tv), off = again(fixed, bounds.mid), 0.0
     else:
-        q = jax.lax.cond(near, shifted, bellman.action_values, fixed, bounds.mid)
+        q, Tv = jax.lax.cond(near, shifted, again, fixed, bounds.mid)
         off = jnp.where(near, off, 0)
-    residual = off + jnp.max(jnp.abs(maximum(q, mdp.choices) - bounds.mid))
+    residual = off + jnp.max(jnp.abs(Tv - bounds.mid))
     v = fixed_point(EXPECTATION, (mdp, last.policy), bounds.mid)
     return _solution(gradients.action_values(mdp, v, q), v, bounds, last.policy, iterations, residual, tol)
 

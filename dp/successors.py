@@ -59,8 +59,9 @@ class Successors(NamedTuple):
 
     def mass(self) -> Float[Array, "*rows"]:
         """`Σ_s' p(s' | row)`."""
+        _, prob = self._flat()
         # Not jnp.sum, which takes XLA on CPU ten times as long.
-        return _summed(lambda k: self.prob[k], self.prob, UNROLLED)
+        return _summed(lambda k: prob[k], prob, UNROLLED).reshape(self.shape)
 
     def terms(self) -> Int[Array, ""]:
         """The largest number of products that a row adds up."""

@@ -71,15 +71,16 @@ def evaluated(
     forcing: Scalar,
     tol: Scalar,
     most: Count,
+    eager: Bool[Array, ""],
 ) -> Float[Array, " S"]:
     """Improve v towards v_π, from `Tv = T_π v`, until the spread of the changes is `forcing` times what it was.
 
-    By at most so many sweeps while they shrink it fast, further down to what certifies tol while they do so very fast;
-    and where they crawl, by a Krylov method from there on. Never further than to what certifies tol.
+    By at most so many sweeps while they shrink it fast; where they crawl, by a Krylov method from there on. Never
+    further than to what certifies tol, and where eager all the way there while sweeps shrink it very fast.
     """
     enough = tol * (1 - mrp.gamma) / 2
     wanted = jnp.maximum(forcing * spread_of(Tv - v), enough)
-    v, Tv, crawling = while_they_pay(mrp, v, Tv, wanted=wanted, enough=enough, crawl=CRAWL, most=most)
+    v, Tv, crawling = while_they_pay(mrp, v, Tv, wanted=wanted, enough=jnp.where(eager, enough, jnp.inf), crawl=CRAWL, most=most)
 
     def improved(v: Float[Array, " S"]) -> Float[Array, " S"]:
         left = spread_of(bellman.sweep(mrp, v) - v)
