@@ -179,7 +179,11 @@ def spread(v: Float[Array, " S"], Tv: Float[Array, " S"], modulus: Modulus) -> S
 
 def enclose(v: Float[Array, " S"], Tv: Float[Array, " S"], modulus: Modulus) -> Bounds:
     """Turn v and its backup T v (or T_π v) into bounds on the fixed point of T (of T_π)."""
-    found = spread(v, Tv, modulus)
+    return around(Tv, spread(v, Tv, modulus), modulus)
+
+
+def around(Tv: Float[Array, " S"], found: Spread, modulus: Modulus) -> Bounds:
+    """Return the bounds that follow from a backup and its `Spread`."""
     up = jnp.where(found.up >= 0, modulus.most, modulus.least) * found.up + found.rounding
     down = jnp.where(found.down <= 0, modulus.most, modulus.least) * found.down - found.rounding
     # Not (lower + upper) / 2: where the shifts cancel, mid is the backup itself, to the last bit.

@@ -4,6 +4,7 @@ Inside someone else's jit values are traced: then only shapes and dtypes can be 
 a JAX array goes through float or NumPy: inside jit, `x > 0` gives a tracer even for a concrete x.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -25,34 +26,8 @@ def require_model(mdp: MDP, solver: str, *, discounted: bool = True) -> None:
     `make_mdp` checks the numbers; an MDP made by hand, or inside jit, comes here unchecked.
     """
     require_mdp(mdp)
-    fields = {name: getattr(mdp, name) for name in ("P", "R", "gamma", "mask")}
-    shapes = {
-        name: x.shape if isinstance(x, SparseModel) else np.shape(x) for name, x in fields.items() if x is not None
-    }
-    if len(shapes["P"]) == 4 and len(shapes["R"]) == 3:
-        raise ValueError(f"{solver} takes one MDP, P has shape {list(shapes['P'])}; for many, jax.vmap(dp.{solver})")
-    if is_dense(mdp.P):
-        S, A = shapes["P"][:2] if len(shapes["P"]) == 3 else (0, 0)
-        expected = {"P": (S, A, S), "R": (S, A), "gamma": (), "mask": (S, A)}
-    else:
-        rows = shapes["P"] if mdp.choices is None else mdp.choices.owner.shape
-        S, expected = rows[0] if rows else 0, {"P": rows, "R": rows, "gamma": (), "mask": rows}
-    for name, shape in shapes.items():
-        if shape != expected[name] or S == 0:
-            fit = "[S, A, S]" if name == "P" else f"{list(expected[name])} to fit P"
-            raise ValueError(f"{name} must have shape {fit}, got {list(shape)}")
-    # Where there is a dtype it is read off: to ask JAX takes longer than to solve a small model.
-    dtypes = {
-        name: x.dtype if isinstance(x, SparseModel | jax.Array) else jnp.result_type(x)
-        for name, x in fields.items()
-        if name != "mask"
-    }
-    dtype = dtypes["P"]
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"P must be of floats, got {dtype}")
-    for name, other in dtypes.items():
-        if other != dtype and not _is_weak(getattr(mdp, name)):
-            raise ValueError(f"P is {dtype} and {name} is {other}: bring them to one dtype, or use dp.make_mdp")
+    rows = None if mdp.choices is None else mdp.choices.owner.shape
+    _require_fit(solver, is_dense(mdp.P), rows, _form(mdp.P), _form(mdp.R), _form(mdp.gamma), _form(mdp.mask))
     gamma = 0.0 if isinstance(mdp.gamma, Tracer) else float(np.asarray(mdp.gamma))
     if not gamma >= 0:
         raise ValueError(f"gamma must lie in [0, 1], got {gamma:.10g}")
@@ -64,9 +39,47 @@ def require_model(mdp: MDP, solver: str, *, discounted: bool = True) -> None:
         )
 
 
-def _is_weak(x: Any) -> bool:
-    """Return whether x is a Python number, or a JAX one made of it, which takes the dtype of others."""
-    return isinstance(x, int | float) or getattr(x, "weak_type", False)
+# The shape of an array, its dtype, and whether it takes the dtype of others, as Python's numbers do.
+Form = tuple[tuple[int, ...], jnp.dtype, bool]
+
+
+def _form(x: Any) -> Form | None:
+    """Return the form of an array, of transitions, or of a number; None of None."""
+    if x is None:
+        return None
+    # Where there is a dtype it is read off: to ask JAX takes longer than to solve a small model.
+    if isinstance(x, SparseModel | jax.Array):
+        return x.shape, x.dtype, getattr(x, "weak_type", False)
+    return np.shape(x), jnp.result_type(x), isinstance(x, int | float)
+
+
+@functools.lru_cache
+def _require_fit(
+    solver: str, dense: bool, rows: tuple[int, ...] | None, P: Form, R: Form, gamma: Form, mask: Form | None
+) -> None:
+    """Raise ValueError where the parts of an MDP do not fit each other. Those that were seen to fit do so again.
+
+    rows: the shape of the choices where states have different numbers of actions.
+    """
+    forms = {name: form for name, form in {"P": P, "R": R, "gamma": gamma, "mask": mask}.items() if form is not None}
+    if len(P[0]) == 4 and len(R[0]) == 3:
+        raise ValueError(f"{solver} takes one MDP, P has shape {list(P[0])}; for many, jax.vmap(dp.{solver})")
+    if dense:
+        S, A = P[0][:2] if len(P[0]) == 3 else (0, 0)
+        expected = {"P": (S, A, S), "R": (S, A), "gamma": (), "mask": (S, A)}
+    else:
+        rows = P[0] if rows is None else rows
+        S, expected = rows[0] if rows else 0, {"P": rows, "R": rows, "gamma": (), "mask": rows}
+    for name, (shape, _, _) in forms.items():
+        if shape != expected[name] or S == 0:
+            fit = "[S, A, S]" if name == "P" else f"{list(expected[name])} to fit P"
+            raise ValueError(f"{name} must have shape {fit}, got {list(shape)}")
+    dtype = P[1]
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"P must be of floats, got {dtype}")
+    for name, (_, other, weak) in forms.items():
+        if name != "mask" and other != dtype and not weak:
+            raise ValueError(f"P is {dtype} and {name} is {other}: bring them to one dtype, or use dp.make_mdp")
 
 
 def require_at_least(least: int, value: Count, name: str) -> None:

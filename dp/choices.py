@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
 
+from dp.indexing import at
+
 # Tables of up to FEW actions are reduced slot by slot. Groups of choices too, in one expression up to UNROLLED slots,
 # in a loop up to LONG, and beyond along rows.
 FEW, UNROLLED, LONG = 16, 4, 64
@@ -122,15 +124,19 @@ def rows(policy: Int[Array, " S"], choices: Choices | None, actions: int) -> Int
 
 
 def taken(q: Shaped[Array, "*rows"], policy: Int[Array, " S"], choices: Choices | None) -> Shaped[Array, " S"]:
-    """`q(s, π(s))`."""
-    if choices is None:
+    """`q(s, π(s))`; NaN in a table that has no such action."""
+    if choices is not None:
+        return at(q, rows(policy, choices, 0))
+    if not 0 < q.shape[-1] <= FEW:
         return jnp.take_along_axis(q, policy[:, None], axis=1)[:, 0]
-    return q[rows(policy, choices, 0)]
+    # Slot by slot, like the maximum that it is compared with.
+    nothing = jnp.full(policy.shape, jnp.nan if jnp.issubdtype(q.dtype, jnp.floating) else 0, q.dtype)
+    return functools.reduce(lambda found, a: jnp.where(policy == a, q[:, a], found), range(q.shape[-1]), nothing)
 
 
 def of_state(x: Shaped[Array, " S"], choices: Choices | None) -> Shaped[Array, "*rows"]:
     """Return x(s) for every choice: [C], or [S, 1] to be broadcast over actions."""
-    return x[:, None] if choices is None else x[choices.owner]
+    return x[:, None] if choices is None else at(x, choices.owner)
 
 
 def _reduce(x: Array, choices: Choices | None, combine: Callable, along_rows: Callable, nothing: Any) -> Array:
@@ -164,15 +170,15 @@ def _by_slots(
     def reduced(group: Int[Array, "A n"]) -> Array:
         slots = group.shape[0]
         if slots > LONG:
-            return along_rows(padded[group.T], axis=1)
+            return along_rows(at(padded, group.T), axis=1)
 
         def step(k: int | Array, found: Any) -> Any:
-            return fold(found, padded[group[k]], k)
+            return fold(found, at(padded, group[k]), k)
 
         # Written out only while it is short: every slot costs time to compile.
-        begin = first(padded[group[0]])
+        begin = first(at(padded, group[0]))
         if slots <= UNROLLED:
             return last(functools.reduce(lambda found, k: step(k, found), range(1, slots), begin))
         return last(jax.lax.fori_loop(1, slots, step, begin))
 
-    return jnp.concatenate([reduced(group) for group in choices.groups])[choices.place]
+    return at(jnp.concatenate([reduced(group) for group in choices.groups]), choices.place)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.sparse.linalg import bicgstab, gmres
 from jaxtyping import Array, Float, Int
 
@@ -14,8 +15,9 @@ from dp.mdp import MRP, Scalar
 
 Krylov = Literal["gmres", "bicgstab"]
 
-# Systems of so few unknowns are eliminated without a loop: in batches that is three times as fast.
-UNROLLED = 4
+# Systems of up to SMALL unknowns are eliminated here, the others by LAPACK; up to UNROLLED without a loop, which in
+# batches is three times as fast.
+SMALL, UNROLLED = 32, 4
 
 # Elimination costs S³: beyond so many states a Krylov method finds derivatives sooner, and in less memory.
 DIRECT = 5000
@@ -77,7 +79,10 @@ def product(mrp: MRP, x: Float[Array, " S"]) -> Float[Array, " S"]:
 
 def matrix(mrp: MRP) -> Float[Array, "S S"]:
     """`I - γ P`, stored."""
-    return jnp.eye(mrp.r.shape[0], dtype=mrp.r.dtype) - mrp.gamma * transitions.dense(mrp.P)
+    S, dtype = mrp.r.shape[0], mrp.r.dtype
+    # Of a small one the compiler knows every number.
+    identity = np.eye if S <= SMALL else jnp.eye
+    return jnp.subtract(identity(S, dtype=dtype), mrp.gamma * transitions.dense(mrp.P))
 
 
 def krylov(
@@ -172,7 +177,7 @@ def _solve(A: Float[Array, "S S"], b: Float[Array, " S"]) -> Float[Array, " S"]:
     """Solve A x = b for A = I - γ P or its transpose, alone or in batches by vmap."""
     # LAPACK's LU in batches, as vmap makes it, blocks the threads that it waits for: two at a time on two cores can
     # hang for ever. Small systems are eliminated here, large ones go to LAPACK one by one.
-    return eliminate(A, b) if A.shape[0] <= 32 else pivoted(A, b)
+    return eliminate(A, b) if A.shape[0] <= SMALL else pivoted(A, b)
 
 
 @jax.custom_batching.sequential_vmap

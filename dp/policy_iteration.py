@@ -199,7 +199,8 @@ def _iterate(
     chain = induce(fixed, policy)
     v0, Tv = (jnp.zeros_like(chain.r), chain.r) if v0 is None else (v0, bellman.sweep(chain, v0))
     nothing = jnp.full_like(contraction.largest, jnp.finfo(v0.dtype).max)
-    start = Backup(v0, Tv, policy, nothing, jnp.zeros_like(nothing), fixed.R, jnp.ones_like(nothing))
+    zero, one = jnp.zeros_like(nothing), jnp.ones_like(nothing)
+    start = Backup(v0, Tv, policy, nothing, zero, fixed.R, one, (zero, zero, zero))
     end, iterations = until_certified(
         advance,
         functools.partial(back_up, fixed, contraction),

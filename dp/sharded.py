@@ -19,6 +19,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from dp.indexing import at
 from dp.layout import Layout
 from dp.matrix_free import Steps
 from dp.successors import Successors
@@ -54,7 +55,7 @@ class Full(NamedTuple):
 
     def take(self, rows: Int[Array, "*n"]) -> "Full":
         """Return some rows, by their flat index."""
-        return Full(self.table.reshape(-1, self.table.shape[-1])[rows])
+        return Full(at(self.table.reshape(-1, self.table.shape[-1]), rows))
 
     def tabulated(self) -> Successors:
         """List every state as a successor."""
@@ -128,7 +129,7 @@ class Sharded(NamedTuple):
 
         def renumbered(rows: Successors, send: Int[Array, "1 D L"]) -> Successors:
             own = lax.axis_index(self.layout.axis) * n + jnp.arange(n, dtype=jnp.int32)
-            return Successors(self._seen(own, send)[rows.state], rows.prob)
+            return Successors(at(self._seen(own, send), rows.state), rows.prob)
 
         n = self.shape[0] // self.layout.devices
         return self._map(renumbered, self.send, out=PartitionSpec(None, self.layout.axis))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dp import bellman, gradients, transitions
-from dp.bounds import Bounds, Modulus, backup_error, enclose, spread
+from dp.bounds import Bounds, Modulus, Spread, around, backup_error, spread
 from dp.choices import argmax, maximum
 from dp.fusion import apart
 from dp.gradients import EXPECTATION, Operator, fixed_point
@@ -21,6 +21,7 @@ class Backup(NamedTuple):
     gap, floor: as in `dp.bounds.Bounds`; the bounds themselves are made of v and T v when the loop is over.
     q: [S, A], in the form of R, the action values `R + γ P v` that T v is the maximum of, where they are kept.
     changed: the share of states where the policy is not the one that v comes from, where there was one.
+    shifts: D⁺, D⁻ and the rounding of `dp.bounds.Spread`, where they are kept.
     """
 
     v: Float[Array, " S"]
@@ -30,6 +31,7 @@ class Backup(NamedTuple):
     floor: Float[Array, ""]
     q: Float[Array, "*rows"] | None = None
     changed: Float[Array, ""] | None = None
+    shifts: tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]] | None = None
 
 
 def back_up(mdp: MDP, contraction: Modulus, v: Float[Array, " S"], policy: Int[Array, " S"] | None = None) -> Backup:
@@ -51,7 +53,7 @@ def back_up(mdp: MDP, contraction: Modulus, v: Float[Array, " S"], policy: Int[A
     Tv, improved = reduced(q, policy) if small else apart(~jnp.isnan(mdp.gamma), reduced, q, policy)
     known = spread(v, Tv, contraction)
     changed = None if policy is None else jnp.mean(improved != policy, dtype=v.dtype)
-    return Backup(v, Tv, improved, known.gap, known.floor, q, changed)
+    return Backup(v, Tv, improved, known.gap, known.floor, q, changed, known[:3])
 
 
 class Solution(NamedTuple):
@@ -95,9 +97,9 @@ def certified(mdp: MDP, last: Backup, contraction: Modulus, iterations: Int[Arra
     """
     fixed, contraction, last = jax.lax.stop_gradient((mdp, contraction, last))
     kept = last.q
-    assert kept is not None
-    bounds = enclose(last.v, last.Tv, contraction)
-    known = spread(last.v, last.Tv, contraction)
+    assert kept is not None and last.shifts is not None
+    known = Spread(*last.shifts, last.gap, last.floor)
+    bounds = around(last.Tv, known, contraction)
     c = (known.up + known.down) / 2
     # What was rounded, was rounded at the size of the last iterate, which may be much larger than the answer.
     rounded = 2 * backup_error(contraction, jnp.max(jnp.abs(last.v)) + jnp.abs(c))

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dp.choices import grouped
+from dp.indexing import at
 
 # Up to so many slots a backup is one fused expression; beyond, a loop over slots, and for rows as long as LONG a sum
 # along each row. Ragged models have many groups, and each is compiled.
@@ -39,12 +40,9 @@ class Successors(NamedTuple):
         state, prob = self._flat()
 
         def slot(k: int | Int[Array, ""]) -> Float[Array, " N"]:
-            return prob[k] * v.at[state[k]].get(mode="promise_in_bounds")
+            return prob[k] * at(v, state[k])
 
-        if K > LONG:
-            summed = jnp.sum(prob.T * v.at[state.T].get(mode="promise_in_bounds"), axis=1)
-        else:
-            summed = _summed(slot, prob, unrolled)
+        summed = jnp.sum(prob.T * at(v, state.T), axis=1) if K > LONG else _summed(slot, prob, unrolled)
         return summed.reshape(shape)
 
     @property
@@ -72,13 +70,11 @@ class Successors(NamedTuple):
         state, prob = self._flat()
         K, N = state.shape
         if K * N >= 2**31:
-            return Successors(
-                state.at[:, rows].get(mode="promise_in_bounds"), prob.at[:, rows].get(mode="promise_in_bounds")
-            )
+            return Successors(at(state, np.s_[:, rows]), at(prob, np.s_[:, rows]))
         # Number by number: a gather of columns is laid out by rows first and then transposed, at twice the time.
         slot = jnp.arange(K, dtype=jnp.int32).reshape(K, *(1 for _ in rows.shape)) * N
         place = slot + rows[None].astype(jnp.int32)
-        state, prob = (x.reshape(-1).at[place].get(mode="promise_in_bounds") for x in (state, prob))
+        state, prob = (at(x.reshape(-1), place) for x in (state, prob))
         return Successors(state, prob)
 
     def tabulated(self) -> "Successors":
@@ -144,7 +140,7 @@ class Ragged(NamedTuple):
 
     def take(self, rows: Int[Array, "*n"]) -> Successors:
         """Return some rows by their index, filled up to the longest row of all: for a few rows at a time."""
-        place, K = self.place[rows], self.longest
+        place, K = at(self.place, rows), self.longest
         state, prob = jnp.zeros((K, *rows.shape), jnp.int32), jnp.zeros((K, *rows.shape), self.dtype)
         first = 0
         for group in self.groups:
@@ -161,7 +157,7 @@ class Ragged(NamedTuple):
         return self.take(jnp.arange(self.place.shape[0]))
 
     def _join(self, parts: list[Array]) -> Array:
-        return jnp.concatenate(parts).at[self.place].get(mode="promise_in_bounds")
+        return at(jnp.concatenate(parts), self.place)
 
 
 def make_ragged(

@@ -80,7 +80,8 @@ def evaluated(
     """
     enough = tol * (1 - mrp.gamma) / 2
     wanted = jnp.maximum(forcing * spread_of(Tv - v), enough)
-    v, Tv, crawling = while_they_pay(mrp, v, Tv, wanted=wanted, enough=jnp.where(eager, enough, jnp.inf), crawl=CRAWL, most=most)
+    further = jnp.where(eager, enough, jnp.inf)
+    v, Tv, crawling = while_they_pay(mrp, v, Tv, wanted=wanted, enough=further, crawl=CRAWL, most=most)
 
     def improved(v: Float[Array, " S"]) -> Float[Array, " S"]:
         left = spread_of(bellman.sweep(mrp, v) - v)

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dp.choices import Choices, deterministic, of_state, rows, total
+from dp.indexing import at
 from dp.matrix_free import Steps
 from dp.sharded import Full, Sharded, nonzeros
 from dp.successors import Ragged, Successors
@@ -37,7 +38,7 @@ class Chosen(NamedTuple):
 
     def __matmul__(self, v: Float[Array, " T"]) -> Float[Array, " S"]:
         """`[P v](row(s))`."""
-        return (self.P @ v)[self.row]
+        return at(self.P @ v, self.row)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,7 +52,7 @@ class Chosen(NamedTuple):
 
     def mass(self) -> Float[Array, " S"]:
         """`Σ_s' p(s' | row(s))`."""
-        return self.P.mass()[self.row]
+        return at(self.P.mass(), self.row)
 
     def terms(self) -> Int[Array, ""]:
         """The largest number of products that a row adds up."""
@@ -198,7 +199,7 @@ def follow(P: Transitions, policy: Array, choices: Choices | None = None) -> Tra
     if isinstance(P, Steps):
         return P._replace(state=P.state[:, 0], action=policy.astype(P.action.dtype))
     flat = rows(policy, None, P.shape[1])
-    return P.reshape(-1, P.shape[2]).at[flat].get(mode="promise_in_bounds") if is_dense(P) else P.take(flat)
+    return at(P.reshape(-1, P.shape[2]), flat) if is_dense(P) else P.take(flat)
 
 
 def dense(P: Transitions) -> Float[Array, "S T"]:

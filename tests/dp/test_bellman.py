@@ -103,6 +103,14 @@ def test_improve_keeps_an_incumbent_that_ties():
     assert_array_equal(bellman.improve(q, jnp.array([0, 0, 1])), [1, 0, 0])
 
 
+@pytest.mark.parametrize("A", [3, 17])
+def test_an_action_that_is_not_there_has_no_value(A):
+    # Values of another state must not take its place.
+    q = jnp.arange(4.0 * A).reshape(4, A)
+    v = bellman.state_values(q, jnp.array([0, A, A - 1, A + 5]))
+    assert_array_equal(v, [0, np.nan, 3 * A - 1, np.nan])
+
+
 def test_state_values_ignore_what_is_never_done():
     q = jnp.array([[1.0, -jnp.inf], [1.0, 3.0]])
     assert_array_equal(dp.state_values(q, jnp.array([[1.0, 0.0], [0.25, 0.75]])), [1.0, 2.5])
