@@ -39,7 +39,7 @@ def test_very_fast_sweeps_go_on_to_the_tolerance():
     mrp = chain(0.99 / 6 + 0.01 * np.eye(6))
     left = {}
     for eager in (True, False):
-        asked = dict(method="bicgstab", forcing=0.5, tol=1e-6, most=20, eager=jnp.asarray(eager))
+        asked = {"method": "bicgstab", "forcing": 0.5, "tol": 1e-6, "most": 20, "eager": jnp.asarray(eager)}
         found = sweeps.evaluated(mrp, jnp.zeros(6), mrp.r, **asked)
         left[eager] = np.ptp(dp.bellman.sweep(mrp, found) - found)
     assert left[True] <= 1e-6 * (1 - 0.99) / 2
