@@ -34,7 +34,8 @@ def _solved(mdp: Any, tol: float) -> Run:
 
     def run() -> Call:
         seconds, found = timed(lambda: jax.block_until_ready(dp.solve(mdp, tol=tol)))
-        claims = {"converged": bool(found.converged), "gap": float((found.upper - found.lower).max())}
+        gap = np.asarray(found.upper) - np.asarray(found.lower)
+        claims = {"converged": bool(found.converged), "gap": float(gap.max())}
         return Call(seconds, np.asarray(found.v), int(found.iterations), claims)
 
     return run
