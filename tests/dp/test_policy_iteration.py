@@ -116,6 +116,14 @@ def test_sweeps_end_at_the_floor(random_mdp, sweeps):
     assert (np.asarray(solution.lower) <= v).all() and (v <= np.asarray(solution.upper)).all()
 
 
+@pytest.mark.parametrize("solver", [dp.policy_iteration, dp.modified_policy_iteration])
+def test_a_tolerance_beyond_the_dtype_proves_nothing_false(random_mdp, solver):
+    # The loop does not begin: what is said of the start must hold all the same.
+    mdp = random_mdp(3, dtype=np.float32)
+    v, solution = dp.policy_iteration(mdp).v, solver(mdp, tol=1e39)
+    assert (solution.lower <= v).all() and (v <= solution.upper).all()
+
+
 def test_max_iters_counts_evaluations(random_mdp):
     solution = dp.modified_policy_iteration(random_mdp(4, gamma=0.99), jnp.array([0, 0, 0, 0]), sweeps=1, max_iters=2)
     assert solution.iterations == 2
