@@ -64,14 +64,15 @@ def wavefront_iteration(
 
     For sparse models whose states are many steps apart: one pass does what takes others as many sweeps as the model is
     long, and costs six. In a garnet, where all states are near, it has nothing to offer.
-    start: values [S] or a Solution (default 0). along: the levels, None for `dp.levels.levels(mdp)`.
+    start: values [S] or a Solution; default: `min(0, min_s max_a R(s, a)) / (1 - γ)`, which no value is less than.
+    along: the levels, None for `dp.levels.levels(mdp)`.
     tol: absolute, in units of reward; None means 1e-6 in float64 and 1e-3 in float32. max_iters: passes at most.
     Returns a Solution; `iterations` counts passes. Raises ValueError for gamma = 1, tol <= 0, a model without levels,
     and inside jit, where levels cannot be found out: there, give them.
     """
     require_model(mdp, "wavefront_iteration")
     require_at_least(1, max_iters, "max_iters")
-    v0, tol = start_values(mdp, start), tolerance(tol, mdp.R.dtype)
+    v0, tol = None if start is None else start_values(mdp, start), tolerance(tol, mdp.R.dtype)
     along = levels(mdp) if along is None else along
     if along is None:
         raise ValueError(
@@ -90,7 +91,11 @@ def wavefront_iteration(
 
 def travel_along(mdp: MDP, along: Levels, v0, tol, max_iters, patience, progress) -> Solution:
     """Iterate along known levels; patience, progress: as in `dp.fixed_point.until_certified`."""
-    v0 = jnp.zeros(mdp.size, mdp.R.dtype) if v0 is None else v0
+    if v0 is None:
+        # No value is less, so all passes raise them: where steps cost something, those that lead nowhere look
+        # best as long as values are too large, and a room without a way out comes down from 0 by γ a sweep.
+        least = jnp.min(maximum(allowed_rewards(mdp), mdp.choices))
+        v0 = jnp.full(mdp.size, jnp.minimum(least, 0) / (1 - mdp.gamma))
     size, track = _track(along)
     return _wavefront(mdp, track, v0, tol, max_iters, patience, progress, block=size)
 

@@ -54,6 +54,19 @@ def test_states_that_lead_nowhere_come_last():
     assert_array_equal(found.start, [*range(91), 100])
 
 
+def test_a_room_without_a_way_out():
+    # Steps cost 1, so that 0 is too much for all; in the room of two cells it would come down by gamma a sweep.
+    walls = [(0, 2), (1, 0), (1, 1)]
+    mdp = dp.problems.gridworld(
+        N, N, gamma=0.999, step_reward=-1.0, slip=0.2, walls=walls, terminals=[(N - 1, N - 1)], dense=False
+    )
+    found = dp.wavefront_iteration(mdp)
+    assert found.converged
+    assert found.iterations <= 12
+    assert_allclose(found.v[:2], -1000, rtol=1e-9)
+    assert_allclose(found.v, dp.policy_iteration(mdp).v, atol=1e-6)
+
+
 def test_where_all_states_are_near_there_are_no_levels():
     assert levels(dp.problems.garnet(5000, 4, 4, gamma=0.9, seed=0, dense=False)) is None
     assert levels(dp.as_dense(grid(restart=False))) is None
