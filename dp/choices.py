@@ -128,7 +128,9 @@ def taken(q: Shaped[Array, "*rows"], policy: Int[Array, " S"], choices: Choices 
     if choices is not None:
         return at(q, rows(policy, choices, 0))
     if not 0 < q.shape[-1] <= FEW:
-        return jnp.take_along_axis(q, policy[:, None], axis=1)[:, 0]
+        # Negative numbers would count from the end.
+        action = jnp.where(policy < 0, q.shape[-1], policy)
+        return jnp.take_along_axis(q, action[:, None], axis=1)[:, 0]
     # Slot by slot, like the maximum that it is compared with.
     nothing = jnp.full(policy.shape, jnp.nan if jnp.issubdtype(q.dtype, jnp.floating) else 0, q.dtype)
     return functools.reduce(lambda found, a: jnp.where(policy == a, q[:, a], found), range(q.shape[-1]), nothing)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 
@@ -10,4 +11,4 @@ def at(x: Array, index: Int[Array, "..."] | tuple[Any, ...]) -> Array:
 
     XLA makes these looks a pass over the indices of its own, and in a loop keeps the result: another copy of them.
     """
-    return x.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    return jnp.asarray(x).at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)

@@ -200,7 +200,7 @@ def _iterate(
     v0, Tv = (jnp.zeros_like(chain.r), chain.r) if v0 is None else (v0, bellman.sweep(chain, v0))
     nothing = jnp.full_like(contraction.largest, jnp.finfo(v0.dtype).max)
     zero, one = jnp.zeros_like(nothing), jnp.ones_like(nothing)
-    start = Backup(v0, Tv, policy, nothing, zero, fixed.R, one, (nothing, -nothing, zero))
+    start = Backup(v0, Tv, policy, nothing, zero, fixed.R, one, (nothing, -nothing, nothing))
     end, iterations = until_certified(
         advance,
         functools.partial(back_up, fixed, contraction),

@@ -39,6 +39,9 @@ WINDOW, ROUNDS, STEP = 16, 3, 8
 # So many passes are mixed.
 MEMORY = 5
 
+# The usual reward is the median of about so many states.
+SAMPLE = 1000
+
 
 class Track(NamedTuple):
     """The states as a pass visits them, in blocks of equal size, none of which holds states of two levels.
@@ -64,7 +67,7 @@ def wavefront_iteration(
 
     For sparse models whose states are many steps apart: one pass does what takes others as many sweeps as the model is
     long, and costs six. In a garnet, where all states are near, it has nothing to offer.
-    start: values [S] or a Solution; default: `min(0, min_s max_a R(s, a)) / (1 - γ)`, which no value is less than.
+    start: values [S] or a Solution; default: what `max_a R(s, a)` is worth for ever in the usual state, at most 0.
     along: the levels, None for `dp.levels.levels(mdp)`.
     tol: absolute, in units of reward; None means 1e-6 in float64 and 1e-3 in float32. max_iters: passes at most.
     Returns a Solution; `iterations` counts passes. Raises ValueError for gamma = 1, tol <= 0, a model without levels,
@@ -91,11 +94,6 @@ def wavefront_iteration(
 
 def travel_along(mdp: MDP, along: Levels, v0, tol, max_iters, patience, progress) -> Solution:
     """Iterate along known levels; patience, progress: as in `dp.fixed_point.until_certified`."""
-    if v0 is None:
-        # No value is less, so all passes raise them: where steps cost something, those that lead nowhere look
-        # best as long as values are too large, and a room without a way out comes down from 0 by γ a sweep.
-        least = jnp.min(maximum(allowed_rewards(mdp), mdp.choices))
-        v0 = jnp.full(mdp.size, jnp.minimum(least, 0) / (1 - mdp.gamma))
     size, track = _track(along)
     return _wavefront(mdp, track, v0, tol, max_iters, patience, progress, block=size)
 
@@ -121,6 +119,7 @@ def _wavefront(mdp: MDP, track: Track, v0, tol, max_iters, patience, progress, *
     fixed, v0 = jax.lax.stop_gradient((mdp, v0))
     contraction = modulus(*fixed)
     blocks = _laid_out(fixed, track, block)
+    v0 = _for_ever(fixed) if v0 is None else v0
 
     def travel(v: Float[Array, " S"]) -> Float[Array, " S"]:
         def visit(v: Float[Array, " N"], i: Int[Array, ""]) -> tuple[Float[Array, " N"], None]:
@@ -146,6 +145,15 @@ def _wavefront(mdp: MDP, track: Track, v0, tol, max_iters, patience, progress, *
         memory=(v0, anderson.empty(MEMORY, v0)),
     )
     return certified(mdp, end, contraction, iterations, tol)
+
+
+def _for_ever(mdp: MDP) -> Float[Array, " S"]:
+    """Return what the usual `max_a R(s, a)` is worth if it comes for ever, at most 0, for every state."""
+    # Where steps cost something 0 is too much: steps that lead nowhere then look best, and a room without a way out
+    # comes down from 0 by γ a sweep. Not the least reward: one bad state would put all the others out of reach.
+    best = maximum(allowed_rewards(mdp), mdp.choices)
+    usual = jnp.median(best[:: max(1, mdp.size // SAMPLE)])
+    return jnp.full(mdp.size, jnp.minimum(usual, 0) / (1 - mdp.gamma))
 
 
 def _laid_out(

@@ -119,9 +119,11 @@ def test_sweeps_end_at_the_floor(random_mdp, sweeps):
 @pytest.mark.parametrize("solver", [dp.policy_iteration, dp.modified_policy_iteration])
 def test_a_tolerance_beyond_the_dtype_proves_nothing_false(random_mdp, solver):
     # The loop does not begin: what is said of the start must hold all the same.
-    mdp = random_mdp(3, dtype=np.float32)
-    v, solution = dp.policy_iteration(mdp).v, solver(mdp, tol=1e39)
-    assert (solution.lower <= v).all() and (v <= solution.upper).all()
+    P, R = np.array([[[0.0], [0.0]]], np.float32), np.array([[1.0, 5.0]], np.float32)
+    for mdp in (random_mdp(3, dtype=np.float32), dp.make_mdp(P, R, 0.5, substochastic=True)):
+        v, solution = dp.policy_iteration(mdp).v, solver(mdp, jnp.zeros(mdp.size, int), tol=1e39)
+        assert not solution.converged
+        assert (solution.lower <= v).all() and (v <= solution.upper).all()
 
 
 def test_max_iters_counts_evaluations(random_mdp):

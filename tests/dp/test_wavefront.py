@@ -67,6 +67,17 @@ def test_a_room_without_a_way_out():
     assert_allclose(found.v, dp.policy_iteration(mdp).v, atol=1e-6)
 
 
+def test_one_bad_state_does_not_decide_where_to_start():
+    state = np.minimum(np.arange(300) + 1, 299)[:, None, None]
+    R = np.zeros((300, 1))
+    R[150] = -1
+    found = dp.wavefront_iteration(dp.from_successors(state, np.ones((300, 1, 1)), R, 0.999))
+    assert found.converged
+    assert found.iterations <= 10
+    assert_allclose(found.v[:151], -(0.999 ** np.arange(150, -1, -1)), rtol=1e-9)
+    assert_allclose(found.v[151:], 0, atol=1e-9)
+
+
 def test_where_all_states_are_near_there_are_no_levels():
     assert levels(dp.problems.garnet(5000, 4, 4, gamma=0.9, seed=0, dense=False)) is None
     assert levels(dp.as_dense(grid(restart=False))) is None
