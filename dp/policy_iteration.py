@@ -146,8 +146,9 @@ def inexact(mdp: MDP, policy0, v0, forcing, tol, max_iters, *, method: Krylov) -
         # The less a policy changed, the less it will: what is left then is to evaluate it.
         sweeps = jnp.where(changed > 0, 2 * most(mdp.R, mdp.choices), MOST_SWEEPS)
         forced = jnp.minimum(forcing, CHANGE * changed)
-        # The first of all policies knows nothing of P, and will hardly be the last.
-        return evaluated(chain, v, Tv, method=method, forcing=forced, tol=tol, most=sweeps, eager=changed < 1)
+        # The first of all policies, unless it was given, knows nothing of P, and will hardly be the last.
+        given = policy0 is not None or v0 is not None
+        return evaluated(chain, v, Tv, method=method, forcing=forced, tol=tol, most=sweeps, eager=given | (changed < 1))
 
     def stalled(backup: Backup, memory: tuple) -> tuple[Bool[Array, ""], Array, tuple]:
         # Nothing proves that inexact evaluations converge: a residual that shrank for one policy may be larger by
