@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from dp import transitions
 from dp.choices import Choices, argmax, deterministic, maximum, taken, total
 from dp.fusion import apart
-from dp.mdp import MDP, MRP, Policy, induce
+from dp.mdp import MDP, MRP, Policy, allowed, induce
 from dp.successors import Successors
 
 # A table of fewer columns is written as a vector.
@@ -37,8 +37,8 @@ def action_values(mdp: MDP, v: Float[Array, " T"]) -> Float[Array, "*rows"]:
     else:
         # Of few columns as one long vector: the loop over such a table takes up to twice as long.
         flat = isinstance(mdp.P, Successors) and mdp.R.shape[-1] < COLUMNS
-        q = apart(~jnp.isnan(mdp.gamma), _flat if flat else _action_values, mdp, v).reshape(mdp.R.shape)
-    return q if mdp.mask is None else jnp.where(mdp.mask, q, -jnp.inf)
+        q = apart(mdp.gamma, _flat if flat else _action_values, mdp, v).reshape(mdp.R.shape)
+    return allowed(mdp, q)
 
 
 def _action_values(mdp: MDP, v: Float[Array, " T"]) -> Float[Array, "*rows"]:

@@ -81,7 +81,7 @@ def modulus(
     """Return the `Modulus` of an MDP or a chain; `more_terms` counts roundings made before its numbers were stored."""
     alone = not (transitions.is_small(P) or transitions.is_dense(P))
     # As one long vector, like all that is made of a few passes over such vectors.
-    mass = apart(~jnp.isnan(gamma), lambda P: transitions.mass(P).reshape(-1), P) if alone else transitions.mass(P)
+    mass = apart(gamma, lambda P: transitions.mass(P).reshape(-1), P) if alone else transitions.mass(P)
     mass = mass.reshape(R.shape)
     rounding = _rounding(P, gamma, 4 + more_terms, R.dtype)
     if R.ndim == 1 and choices is None:

@@ -22,7 +22,7 @@ SEEDS = 0x9E3779B9, 0x85EBCA6B
 
 def digest(arrays: Any) -> str:
     """Return 16 hexadecimal digits of all arrays of a tree: the same for the same bits, dtypes and shapes."""
-    return "".join(f"{int(x):08x}" for x in _digest(arrays))
+    return _digits(_digest(arrays))
 
 
 def fingerprint(mdp: MDP) -> dict[str, Any]:
@@ -39,11 +39,15 @@ def fingerprint(mdp: MDP) -> dict[str, Any]:
         "dtype": str(mdp.R.dtype),
         "gamma": float(mdp.gamma),
         "form of P": "array" if form not in ("Successors", "Ragged", "Steps") else form,
-        "P": "".join(f"{int(x):08x}" for x in _digest_transitions(P)) + _functions(P),
+        "P": _digits(_digest_transitions(P)) + _functions(P),
         "R": digest(mdp.R),
         "mask": digest(mdp.mask),
         "choices": digest(mdp.choices),
     }
+
+
+def _digits(parts: tuple[UInt32[Array, ""], ...]) -> str:
+    return "".join(f"{int(x):08x}" for x in parts)
 
 
 @jax.jit

@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Float
 
 
-def apart(valid: Bool[Array, ""], f: Callable[..., Any], *args) -> Any:
-    """Return `f(*args)` as arrays of their own; NaN (or 0) where not valid, which must not be known at compile time."""
+def apart(gamma: float | Float[Array, ""], f: Callable[..., Any], *args) -> Any:
+    """Return `f(*args)` as arrays of their own; NaN (or 0) where γ is NaN, which is not known at compile time."""
 
     def nothing(*args) -> Any:
         def full(x: jax.ShapeDtypeStruct) -> Array:
@@ -25,4 +25,4 @@ def apart(valid: Bool[Array, ""], f: Callable[..., Any], *args) -> Any:
     def alone(valid, *args) -> Any:
         return jax.lax.cond(valid, f, nothing, *args)
 
-    return jax.lax.platform_dependent(valid, *args, cpu=alone, default=lambda valid, *args: f(*args))
+    return jax.lax.platform_dependent(~jnp.isnan(gamma), *args, cpu=alone, default=lambda valid, *args: f(*args))

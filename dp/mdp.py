@@ -65,7 +65,7 @@ def induce(mdp: MDP, policy: Policy) -> MRP:
     A sweep over it reads A times less than one over the MDP. A forbidden action that π takes is worth -inf.
     """
     if choices.deterministic(policy):
-        r = choices.taken(allowed_rewards(mdp), policy, mdp.choices)
+        r = choices.taken(allowed(mdp, mdp.R), policy, mdp.choices)
     else:
         r = choices.total(policy * mdp.R, mdp.choices)
         if mdp.mask is not None:
@@ -73,9 +73,9 @@ def induce(mdp: MDP, policy: Policy) -> MRP:
     return MRP(transitions.follow(mdp.P, policy, mdp.choices), r, mdp.gamma)
 
 
-def allowed_rewards(mdp: MDP) -> Float[Array, "*rows"]:
-    """Return R, and -inf where the mask forbids the action."""
-    return mdp.R if mdp.mask is None else jnp.where(mdp.mask, mdp.R, -jnp.inf)
+def allowed(mdp: MDP, q: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
+    """Return rewards or action values, and -inf where the mask forbids the action."""
+    return q if mdp.mask is None else jnp.where(mdp.mask, q, -jnp.inf)
 
 
 def at_states(mdp: MDP, states: Int[Array, " n"]) -> MDP:

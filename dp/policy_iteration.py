@@ -32,7 +32,7 @@ from dp.choices import argmax, most
 from dp.evaluation import partial_evaluation
 from dp.fixed_point import History, history, until_certified
 from dp.linear import Krylov
-from dp.mdp import MDP, MRP, Count, Scalar, allowed_rewards, induce
+from dp.mdp import MDP, MRP, Count, Scalar, allowed, induce
 from dp.solution import Backup, Solution, back_up, certified
 from dp.sweeps import evaluated, spread_of, while_they_pay
 
@@ -218,7 +218,7 @@ def _first_policy(mdp: MDP, v0: Float[Array, " S"] | None) -> Int[Array, " S"]:
     """Return the policy greedy in v0, or in 0, for which P need not be read."""
     if v0 is not None:
         return bellman.greedy(mdp, v0)
-    return argmax(allowed_rewards(mdp), mdp.choices)
+    return argmax(allowed(mdp, mdp.R), mdp.choices)
 
 
 def policy_iteration_history(

@@ -12,7 +12,7 @@ from dp.bounds import Bounds, Modulus, Spread, around, backup_error, spread
 from dp.choices import argmax, maximum
 from dp.fusion import apart
 from dp.gradients import EXPECTATION, Operator, fixed_point
-from dp.mdp import MDP, Policy, Scalar
+from dp.mdp import MDP, Policy, Scalar, allowed
 
 
 class Backup(NamedTuple):
@@ -50,7 +50,7 @@ def back_up(mdp: MDP, contraction: Modulus, v: Float[Array, " S"], policy: Int[A
 
     # Apart, or the maximum is taken anew for everything that is made of it.
     small = transitions.is_small(mdp.P)
-    Tv, improved = reduced(q, policy) if small else apart(~jnp.isnan(mdp.gamma), reduced, q, policy)
+    Tv, improved = reduced(q, policy) if small else apart(mdp.gamma, reduced, q, policy)
     known = spread(v, Tv, contraction)
     changed = None if policy is None else jnp.mean(improved != policy, dtype=v.dtype)
     return Backup(v, Tv, improved, known.gap, known.floor, q, changed, known[:3])
@@ -110,8 +110,7 @@ def certified(mdp: MDP, last: Backup, contraction: Modulus, iterations: Int[Arra
         return q, maximum(q, fixed.choices)
 
     def shifted(fixed: MDP, v: Float[Array, " S"]) -> tuple[Float[Array, "*rows"], Float[Array, " S"]]:
-        q = kept + fixed.gamma * contraction.mass * c
-        q = q if fixed.mask is None else jnp.where(fixed.mask, q, -jnp.inf)
+        q = allowed(fixed, kept + fixed.gamma * contraction.mass * c)
         return q, maximum(q, fixed.choices)
 
     near = (bounds.gap <= tol) & (off <= (1 - mdp.gamma) * tol)

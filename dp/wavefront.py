@@ -29,7 +29,7 @@ from dp.checks import require_at_least, require_model, start_values, tolerance
 from dp.choices import maximum
 from dp.fixed_point import PATIENCE, until_certified
 from dp.levels import Levels, levels
-from dp.mdp import MDP, Count, Scalar, allowed_rewards, at_states
+from dp.mdp import MDP, Count, Scalar, allowed, at_states
 from dp.solution import Backup, Solution, back_up, certified
 from dp.successors import Successors
 
@@ -151,7 +151,7 @@ def _for_ever(mdp: MDP) -> Float[Array, " S"]:
     """Return what the usual `max_a R(s, a)` is worth if it comes for ever, at most 0, for every state."""
     # Where steps cost something 0 is too much: steps that lead nowhere then look best, and a room without a way out
     # comes down from 0 by γ a sweep. Not the least reward: one bad state would put all the others out of reach.
-    best = maximum(allowed_rewards(mdp), mdp.choices)
+    best = maximum(allowed(mdp, mdp.R), mdp.choices)
     usual = jnp.median(best[:: max(1, mdp.size // SAMPLE)])
     return jnp.full(mdp.size, jnp.minimum(usual, 0) / (1 - mdp.gamma))
 
@@ -170,7 +170,7 @@ def _laid_out(
     stay = jnp.sum(jnp.where(itself, prob, 0), axis=0)
     scale = 1 / (1 - mdp.gamma * stay)
     weight = jnp.where(itself, 0, prob) * (mdp.gamma * scale)[None]
-    r = allowed_rewards(rows._replace(R=rows.R * scale))
+    r = allowed(rows, rows.R * scale)
 
     def by_block(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(-1, N // block, block, A), (1, 3), (0, 2))

@@ -16,23 +16,13 @@ from rich.table import Table
 
 import dp
 from experiments import record
+from experiments.bench_call import median_seconds
 
 SOLVERS: dict[str, Callable[[dp.MDP], dp.Solution]] = {
     "solve": dp.solve,
     "modified": functools.partial(dp.modified_policy_iteration, sweeps=5),
     "value iteration": dp.value_iteration,
 }
-
-
-def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    """Return the median seconds of a call, the first one left out."""
-    run()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
 
 
 def compare(solver: Callable, mdp: dp.MDP, rewards: jax.Array, loops: int, clock: record.Clock) -> dict:

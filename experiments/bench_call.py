@@ -1,5 +1,6 @@
 """The one form in which every library is called: `prepare(tables, tol) -> run`; every `run()` solves from the start."""
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,3 +34,9 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
+
+
+def median_seconds(work: Callable[[], object], repeats: int) -> float:
+    """Return the median seconds of a call, the first one left out."""
+    work()
+    return statistics.median(timed(work)[0] for _ in range(repeats))

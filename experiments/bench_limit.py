@@ -4,9 +4,6 @@ python -m experiments.bench_limit
 """
 
 import multiprocessing
-import statistics
-import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,21 +17,11 @@ from rich.table import Table
 
 import dp
 from experiments import instances, record
+from experiments.bench_call import median_seconds
 from experiments.bench_worker import cores, pinned
 
 Row = dict[str, Any]
 BACKUPS = {"dense": "a", "successors": "b", "ragged": "b"}
-
-
-def median_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Return the median seconds of a call, the first one left out."""
-    work()
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
 
 
 def bandwidth(megabytes: int) -> Row:

@@ -20,6 +20,7 @@ from scipy.sparse import csr_array
 import dp
 from dp import formats
 from experiments import record
+from experiments.bench_call import median_seconds
 
 Row = dict[str, object]
 
@@ -105,12 +106,7 @@ def backups(states: int, seed: int) -> Row:
     row: Row = {"states": states}
     for name, run in found.items():
         np.testing.assert_allclose(run(), expected, rtol=1e-9)
-        taken = []
-        for _ in range(15):
-            start = time.perf_counter()
-            run()
-            taken.append(seconds(start))
-        row[f"{name}_ms"] = 1e3 * float(np.median(taken))
+        row[f"{name}_ms"] = 1e3 * median_seconds(run, 15)
     return row
 
 
