@@ -1,15 +1,22 @@
-"""Langevin chains: init / step, with a state and an info; one chain each, many chains by vmap.
+"""Langevin chains: `ula_step` needs a score and is biased by its step, `mala_step` needs a density too and is not.
 
-A step is any function `step(key, state) -> (state, info)`; `run` iterates it.
+Each has an init, a state and an info; `run` and `warm_up` iterate them (`dsm.chains`), many chains by vmap.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Key
+
+from .boxes import Box
+from .chains import History as History
+from .chains import check_step_size
+from .chains import run as run
+from .chains import warm_up as warm_up
+from .energies import check_finite, checked_score, scalar_energy
 
 
 class LangevinState(NamedTuple):
@@ -25,17 +32,9 @@ class LangevinInfo(NamedTuple):
     """The step would have gone to inf or nan, so the chain stayed where it was."""
 
 
-class History(NamedTuple):
-    """What `run` kept, along a new leading axis of num_steps / thin."""
-
-    states: Any
-    """The state after every `thin` steps."""
-    infos: Any
-    """The infos of those `thin` steps together: whether a flag was ever set, the mean of a number."""
-
-
 def init(x: Float[Array, "*shape"]) -> LangevinState:
-    """The state of a chain that starts at x."""
+    """The state of a chain that starts at x. Raises ValueError if x is known and not finite."""
+    check_finite("x", x)
     return LangevinState(x)
 
 
@@ -46,59 +45,94 @@ def ula_step(
     *,
     step_size: float | Float[Array, ""],
     temperature: float | Float[Array, ""] = 1.0,
+    box: Box | None = None,
 ) -> tuple[LangevinState, LangevinInfo]:
     """x' = x + h s(x) + sqrt(2 h T) eps, eps ~ N(0, I), h = step_size, T = temperature.
 
     The unadjusted Langevin algorithm: it samples p(x)^(1/T) up to a bias of order h (for N(0, v) at T = 1 the
     variance is v / (1 - h / 2v)), and is gradient ascent on log p at T = 0. Where s has slope -L it is stable
-    for h < 2/L only.
+    for h < 2/L only. In a `box` x' is reflected at the walls, and p(x)^(1/T) restricted to the box is sampled.
 
-    `key` is consumed. Raises ValueError if step_size is known and not positive, or temperature known and
-    negative. Source: Roberts and Tweedie (1996) (their h is 2 h here).
+    `key` is consumed. Raises ValueError if step_size is known and not positive, temperature known and negative,
+    or s(x) has not the shape of x. Source: Roberts and Tweedie (1996) (their h is 2 h here).
     """
-    if not isinstance(step_size, Tracer) and not float(step_size) > 0:
-        raise ValueError(f"step_size = {step_size}: it must be positive")
-    if not isinstance(temperature, Tracer) and not float(temperature) >= 0:
-        raise ValueError(f"temperature = {temperature}: it must not be negative")
+    check_step_size(step_size)
+    check_temperature(temperature, allow_zero=True)
     x = state.x
     eps = jax.random.normal(key, x.shape, x.dtype)
-    proposal = x + step_size * score(x) + jnp.sqrt(2.0 * step_size * temperature) * eps
+    drift = checked_score(score, x)(x)
+    proposal = x + step_size * drift + jnp.sqrt(2.0 * step_size * temperature) * eps
+    if box is not None:
+        proposal, _ = box.reflect(proposal)
     diverged = ~jnp.all(jnp.isfinite(proposal))
     return LangevinState(jnp.where(diverged, x, proposal)), LangevinInfo(diverged)
 
 
-def run(
-    key: Key[Array, ""],
-    step: Callable[[Key[Array, ""], Any], tuple[Any, Any]],
-    state: Any,
-    num_steps: int,
-    *,
-    thin: int = 1,
-) -> tuple[Any, History]:
-    """state_{i+1}, info_i = step(fold_in(key, i), state_i) for i < num_steps: one chain.
+class MALAState(NamedTuple):
+    """Where a chain stands, and what the next step would otherwise compute anew."""
 
-    Returns the last state and a History. The history keeps every thin-th state, the last one included;
-    `thin=num_steps` keeps no more than the last. The path does not depend on thin. `key` is consumed. Raises
-    ValueError unless thin >= 1 divides num_steps >= 1.
+    x: Float[Array, "*shape"]
+    logdensity: Float[Array, ""]
+    """log p(x), up to a constant."""
+    score: Float[Array, "*shape"]
+    """Its gradient."""
+
+
+class MALAInfo(NamedTuple):
+    """What a step tells."""
+
+    acceptance: Float[Array, ""]
+    """The probability with which the proposal was accepted."""
+    accepted: Float[Array, ""]
+    """1 if it was, 0 if not; so that the mean over steps is the acceptance rate."""
+    diverged: Bool[Array, ""]
+    """The proposal, its density or its score was not a number, and it was refused for that."""
+
+
+def mala_init(x: Float[Array, "*shape"], logdensity: Callable[[Float[Array, "*shape"]], Float[Array, ""]]) -> MALAState:
+    """The state of a chain that starts at x, where the density must be positive.
+
+    Raises ValueError if x is known and not finite, or logdensity is not a scalar.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps = {num_steps}: at least one step is needed")
-    if thin < 1 or num_steps % thin:
-        raise ValueError(f"thin = {thin} does not divide num_steps = {num_steps}")
-    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(step, key, state)[1])
+    check_finite("x", x)
+    return MALAState(x, *jax.value_and_grad(lambda x: scalar_energy(logdensity, x, name="logdensity"))(x))
 
-    def block(state, first):
-        def body(j, carry):
-            state, total = carry
-            state, info = step(jax.random.fold_in(key, first + j), state)
-            # Summed as they come: with thin = num_steps a stack of infos would be as long as the run.
-            return state, jax.tree.map(lambda a, b: a | b if a.dtype == bool else a + b, total, info)
 
-        state, total = jax.lax.fori_loop(0, thin, body, (state, blank))
-        return state, (state, jax.tree.map(lambda a: a if a.dtype == bool else a / thin, total))
+def mala_step(
+    key: Key[Array, ""],
+    state: MALAState,
+    logdensity: Callable[[Float[Array, "*shape"]], Float[Array, ""]],
+    *,
+    step_size: float | Float[Array, ""],
+    temperature: float | Float[Array, ""] = 1.0,
+) -> tuple[MALAState, MALAInfo]:
+    """x' = x + h s(x) + sqrt(2 h T) eps, accepted with min(1, p(x')^(1/T) q(x | x') / p(x)^(1/T) q(x' | x)).
 
-    state, kept = jax.lax.scan(block, state, jnp.arange(0, num_steps, thin))
-    return state, History(*kept)
+    h = step_size, T = temperature, q(x' | x) = N(x'; x + h s(x), 2 h T I): the Metropolis-adjusted Langevin
+    algorithm, which leaves p^(1/T) invariant whatever h. A good h accepts about 0.574 in high dimension, and shrinks
+    as D^(-1/3); `warm_up` finds it. Where logdensity is -inf the density is 0: nothing enters there.
+
+    `key` is consumed. Raises ValueError if step_size or temperature is known and not positive. Source: Roberts and
+    Tweedie (1996); Roberts and Rosenthal (1998).
+    """
+    check_step_size(step_size)
+    check_temperature(temperature)
+    key_noise, key_accept = jax.random.split(key)
+    x = state.x
+    eps = jax.random.normal(key_noise, x.shape, x.dtype)
+    proposal = x + step_size * state.score + jnp.sqrt(2.0 * step_size * temperature) * eps
+    new = MALAState(proposal, *jax.value_and_grad(lambda x: scalar_energy(logdensity, x, name="logdensity"))(proposal))
+    # log q(x | x') - log q(x' | x): the noise that would lead back, against the noise that led here.
+    back = (x - proposal - step_size * new.score) / jnp.sqrt(4.0 * step_size * temperature)
+    log_ratio = (new.logdensity - state.logdensity) / temperature + 0.5 * jnp.sum(eps * eps) - jnp.sum(back * back)
+    impossible = new.logdensity == -jnp.inf
+    sound = jnp.all(jnp.isfinite(proposal)) & (
+        impossible | (jnp.isfinite(new.logdensity) & jnp.all(jnp.isfinite(back)))
+    )
+    acceptance = jnp.where(sound & ~impossible, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0).astype(x.dtype)
+    accepted = jax.random.uniform(key_accept, dtype=x.dtype) < acceptance
+    state = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, state)
+    return state, MALAInfo(acceptance, accepted.astype(x.dtype), ~sound)
 
 
 def sample(
@@ -114,11 +148,22 @@ def sample(
     Chain i is `run` with the i-th of `split(key, N)`, whatever the others do. `key` is consumed. Bias, stability and
     errors are those of `ula_step` and `run`.
     """
+    check_finite("x", x)
 
     def chain(key, x):
         def step(key, state):
             return ula_step(key, state, score, step_size=step_size)
 
-        return run(key, step, init(x), num_steps, thin=num_steps)[0].x
+        return run(key, step, LangevinState(x), num_steps, thin=num_steps)[0].x
 
     return jax.vmap(chain)(jax.random.split(key, x.shape[0]), x)
+
+
+def check_temperature(temperature: float | Float[Array, ""], *, allow_zero: bool = False) -> None:
+    """Raises ValueError unless temperature is positive (or 0, where that has a meaning); traced values pass unseen."""
+    if isinstance(temperature, Tracer):
+        return
+    if allow_zero and not float(temperature) >= 0:
+        raise ValueError(f"temperature = {temperature}: it must not be negative")
+    if not allow_zero and not float(temperature) > 0:
+        raise ValueError(f"temperature = {temperature}: it must be positive")

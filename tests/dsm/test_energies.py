@@ -1,5 +1,7 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import integrate, stats
 
 import dsm
@@ -40,3 +42,15 @@ def test_a_score_integrates_back_to_the_log_density():
     score = dsm.score_of(energy)
     rise, _ = integrate.quad(lambda t: float(score(jnp.array([t]))[0]), -0.5, 1.0)
     np.testing.assert_allclose(rise, energy(jnp.array([-0.5])) - energy(jnp.array([1.0])), rtol=1e-10)
+
+
+@pytest.mark.parametrize("energy", [lambda x: x**2, lambda x: jnp.sum(x**2, keepdims=True)])
+def test_an_energy_that_is_no_scalar_is_refused_with_both_shapes(energy):
+    with pytest.raises(ValueError, match=r"energy\(x\) has shape \(.+\) for x of shape \(3,\)"):
+        jax.jit(dsm.score_of(energy))(jnp.ones(3))
+
+
+def test_the_score_of_a_float32_energy_is_float32():
+    energy = dsm.quadratic(MEAN.astype(jnp.float32), PRECISION.astype(jnp.float32))
+    x = jnp.array([0.3, 0.7], jnp.float32)
+    assert energy(x).dtype == dsm.score_of(energy)(x).dtype == jnp.float32

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,9 @@ import optax
 import pytest
 
 import dsm
-from dsm import training
+from dsm import losses, training
+from dsm.losses import denoising_continuous, denoising_control_variate
+from dsm.sde import VE, VP, SubVP
 
 SIGMA = 0.5
 
@@ -149,11 +153,139 @@ def test_one_level_is_the_weighted_denoising_loss():
     assert abs(mean - 2 * 1.625 * SIGMA**2) < 4 * error
 
 
+class Quadrature:
+    """Gauss-Hermite in place of the noise: key(i) draws the i-th node, so that means over noise are exact sums."""
+
+    def __init__(self, monkeypatch, num):
+        nodes, weights = np.polynomial.hermite_e.hermegauss(num)
+        self.nodes, self.weights = jnp.asarray(nodes), weights / weights.sum()
+        self.keys = jax.vmap(jax.random.key)(jnp.arange(num))
+        node = lambda key: self.nodes[jax.random.key_data(key)[1].astype(int)]  # noqa: E731
+        monkeypatch.setattr(losses, "perturb", lambda key, x, sigma: x + sigma * node(key))
+
+    def over_data_and_noise(self, loss):
+        """The mean and the variance of loss(key, x) over x ~ N(0, 1) and the noise."""
+        values = jax.vmap(jax.vmap(loss, (0, None)), (None, 0))(self.keys, self.nodes[:, None])
+        weights = np.outer(self.weights, self.weights)
+        mean = np.sum(weights * values)
+        return mean, np.sum(weights * (values - mean) ** 2)
+
+
+def cubic(theta):
+    return lambda x: -theta * x + 0.3 * x**2 - 0.1 * x**3
+
+
+def test_the_control_variate_leaves_the_mean_and_bounds_the_variance(monkeypatch):
+    # The score is a cubic, so 14 nodes, exact up to degree 27, integrate the squares of losses of degree 6 exactly.
+    quadrature = Quadrature(monkeypatch, 14)
+    sigmas = [1.0, 0.1, 0.01, 1e-3]
+
+    def moments(loss):
+        value = lambda theta, key, x, sigma: loss(key, cubic(theta), x, sigma)  # noqa: E731
+        both = jax.jit(lambda key, x, sigma: jnp.stack(jax.value_and_grad(value)(1.2, key, x, sigma)))
+        values = lambda i, sigma: quadrature.over_data_and_noise(lambda key, x: both(key, x, sigma)[i])  # noqa: E731
+        return np.array([[values(i, sigma) for sigma in sigmas] for i in (0, 1)])
+
+    plain, controlled = moments(dsm.denoising), moments(denoising_control_variate)
+    np.testing.assert_allclose(controlled[..., 0], plain[..., 0], rtol=1e-9)
+    # From sigma = 0.1 down to 0.001 the variance stays, where that of equation (2) follows its power of sigma.
+    np.testing.assert_allclose(controlled[:, 2:, 1], controlled[:, 1:2, 1] * np.ones((1, 2)), rtol=0.1)
+    np.testing.assert_allclose(np.log10(plain[0, 1:, 1] / plain[0, :-1, 1])[1:], 4.0, atol=0.1)
+    np.testing.assert_allclose(np.log10(plain[1, 1:, 1] / plain[1, :-1, 1])[1:], 2.0, atol=0.1)
+    assert np.all(controlled[:, 0, 1] < 20 * controlled[:, 1, 1])
+
+
+def test_the_control_variate_with_the_same_keys_has_the_same_mean():
+    target = dsm.gaussian_mixture([0.3, 0.7], [[-1.0, 0.0], [1.0, 0.5]], [0.2, 0.4])
+    keys, x = draws(target, 40_000)
+    score = bend(jnp.array([-0.3, 0.4, 0.8]), lambda x: -x)
+    pair = lambda key, x: (  # noqa: E731
+        dsm.denoising(key, score, x, SIGMA) - denoising_control_variate(key, score, x, SIGMA)
+    )
+    mean, error = mean_and_error(jax.jit(jax.vmap(pair))(keys, x))
+    assert abs(mean) < 4 * error
+    # And at one point: equation (2) less s(x)' eps / sigma, with D for |eps|^2.
+    eps = np.asarray(dsm.perturb(keys[0], x[0], SIGMA) - x[0]) / SIGMA
+    expected = np.asarray(score(x[0])) @ eps / SIGMA + (eps @ eps - 2) / (2 * SIGMA**2)
+    np.testing.assert_allclose(pair(keys[0], x[0]), expected, rtol=1e-10)
+
+
+def test_for_small_noise_the_control_variate_is_sliced_with_its_variance_reduced():
+    key, x, sigma = jax.random.key(0), jnp.array([0.3, -0.8]), 1e-5
+    score = lambda x: jnp.sin(2 * x) - jnp.flip(x) ** 2  # noqa: E731
+    value = denoising_control_variate(key, score, x, sigma) - 2 / (2 * sigma**2)
+    # The eps that the loss draws, in the formula of `sliced`.
+    eps = (dsm.perturb(key, x, sigma) - x) / sigma
+    expected = jnp.vdot(eps, jax.jvp(score, (x,), (eps,))[1]) + 0.5 * jnp.sum(score(x) ** 2)
+    np.testing.assert_allclose(value, expected, rtol=1e-3)
+
+
+def test_a_weight_over_levels_is_any_function_of_sigma():
+    sigmas = dsm.geometric_sigmas(4.0, 0.25, 5)
+    keys, x = draws(dsm.gaussian([0.0], 1.0), 100_000)
+    score = lambda x, sigma: -x / (1 + sigma**2)  # noqa: E731
+    weighted = lambda key, x, weight: dsm.denoising_over_levels(key, score, x, sigmas, weight=weight)  # noqa: E731
+    loss = jax.jit(jax.vmap(lambda key, x: jnp.stack([weighted(key, x, w) for w in (None, jnp.square, jnp.cbrt)])))
+    values = np.asarray(loss(keys, x))
+    np.testing.assert_array_equal(values[:, 0], values[:, 1])
+    mean, error = mean_and_error(values[:, 2])
+    s = np.asarray(sigmas)
+    assert abs(mean - np.mean(np.cbrt(s) * 0.5 / (s**2 * (1 + s**2)))) < 4 * error
+
+
+CONTINUOUS = [VE(0.05, 5.0), VP(), SubVP()]
+
+
+@pytest.mark.parametrize("sde", CONTINUOUS, ids=lambda sde: type(sde).__name__)
+def test_the_continuous_loss_of_gaussian_data_is_its_integral_over_time_and_least_at_the_marginal_score(sde):
+    # Data N(0, v): the marginal is N(0, m), m = alpha^2 v + std^2; at its score equation (2) is 1/2 (1/std^2 - 1/m).
+    v, t_min = 2.0, 0.05
+    keys, x = draws(dsm.gaussian([0.0], v), 100_000)
+
+    def score(scale):
+        def scaled(x, t):
+            alpha, std = sde.marginal(t)
+            return -scale * x / (alpha**2 * v + std**2)
+
+        return scaled
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, 0))
+    def loss(key, x):
+        value = lambda scale, weight: denoising_continuous(  # noqa: E731
+            key, score(scale), x, sde, weight=weight, t_min=t_min
+        )
+        weights = (None, "likelihood", lambda t: t)
+        return [jax.value_and_grad(value)(1.0, weight) for weight in weights]
+
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    t = jnp.asarray(t_min + (1 - t_min) * (nodes + 1) / 2)
+    (alpha, std), g = jax.vmap(sde.marginal)(t), jax.vmap(sde.diffusion)(t)
+    least = 0.5 * (1 / std**2 - 1 / (alpha**2 * v + std**2))
+    for (value, slope), scale in zip(loss(keys, x), (std**2, g**2, t), strict=True):
+        mean, error = mean_and_error(value)
+        assert abs(mean - np.sum(weights / 2 * scale * least)) < 4 * error
+        mean, error = mean_and_error(slope)
+        assert abs(mean) < 4 * error
+
+
+def test_times_are_uniform_from_t_min_to_one():
+    # A zero score and the weight 1[t < 0.5] std^2 leave |eps|^2 / 2 with the probability of that event.
+    weight = lambda t: jnp.where(t < 0.5, VP().marginal(t)[1] ** 2, 0.0)  # noqa: E731
+    loss = lambda key: denoising_continuous(  # noqa: E731
+        key, lambda x, t: 0 * x, jnp.zeros(1), VP(), weight=weight, t_min=0.2
+    )
+    mean, error = mean_and_error(jax.jit(jax.vmap(loss))(jax.random.split(jax.random.key(0), 20_000)))
+    assert abs(mean - 0.5 * 0.3 / 0.8) < 4 * error
+
+
 def test_any_shape_of_x():
     x = jnp.ones((2, 3, 4))
     sigmas = jnp.array([1.0, 0.5])
     assert dsm.denoising(jax.random.key(0), lambda x: -x, x, SIGMA).shape == ()
     assert dsm.denoising_over_levels(jax.random.key(0), lambda x, sigma: -x, x, sigmas).shape == ()
+    assert denoising_control_variate(jax.random.key(0), lambda x: -x, x, SIGMA).shape == ()
+    assert denoising_continuous(jax.random.key(0), lambda x, t: -x, x, VP()).shape == ()
 
 
 def test_float32_stays_float32():
@@ -162,6 +294,10 @@ def test_float32_stays_float32():
     assert dsm.explicit(lambda x: -x, lambda x: x, x).dtype == jnp.float32
     value = dsm.denoising_over_levels(jax.random.key(0), lambda x, sigma: -x / sigma, x, sigmas)
     assert value.dtype == jnp.float32
+    assert denoising_control_variate(jax.random.key(0), lambda x: -x, x, SIGMA).dtype == jnp.float32
+    for sde in CONTINUOUS:
+        value = denoising_continuous(jax.random.key(0), lambda x, t: -x * t, x, sde, weight="likelihood")
+        assert value.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
@@ -183,3 +319,54 @@ def test_a_bad_ladder_is_refused_by_name(sigmas, message):
 def test_a_bad_sigma_is_refused_by_name():
     with pytest.raises(ValueError, match=r"sigma = 0.0"):
         jax.jit(lambda x: dsm.denoising(jax.random.key(0), lambda x: -x, x, 0.0))(jnp.ones(2))
+    with pytest.raises(ValueError, match=r"sigma = -1.0"):
+        denoising_control_variate(jax.random.key(0), lambda x: -x, jnp.ones(2), -1.0)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"t_min": 0.0}, r"t_min = 0.0"),
+        ({"t_min": 1.0}, r"t_min = 1.0"),
+        ({"t_min": np.nan}, r"t_min = nan"),
+        ({"weight": "uniform"}, r"weight = 'uniform'"),
+    ],
+)
+def test_bad_times_and_weights_are_refused_by_name(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        denoising_continuous(jax.random.key(0), lambda x, t: -x, jnp.ones(2), VP(), **kwargs)
+
+
+def test_a_score_of_another_shape_is_refused_with_both_shapes():
+    # Without the check (1,) would broadcast against (3,) in silence.
+    key, x, first = jax.random.key(0), jnp.ones(3), lambda x, *_: x[:1]
+    message = r"score\(x\) has shape \(1,\) for x of shape \(3,\)"
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda x: dsm.denoising(key, first, x, SIGMA))(x)
+    with pytest.raises(ValueError, match=message):
+        denoising_control_variate(key, first, x, SIGMA)
+    with pytest.raises(ValueError, match=message):
+        dsm.denoising_over_levels(key, first, x, jnp.array([1.0, 0.5]))
+    with pytest.raises(ValueError, match=message):
+        denoising_continuous(key, first, x, VP())
+    with pytest.raises(ValueError, match="true_" + message):
+        dsm.explicit(lambda x: -x, first, x)
+    with pytest.raises(ValueError, match="^" + message):
+        dsm.explicit(first, lambda x: -x, x)
+
+
+def test_an_example_that_is_not_finite_is_refused_where_it_is():
+    x = jnp.array([[0.0, 1.0], [np.inf, 2.0]])
+    with pytest.raises(ValueError, match=r"x\[1, 0\] = inf"):
+        dsm.denoising(jax.random.key(0), lambda x: -x, x, SIGMA)
+    with pytest.raises(ValueError, match=r"x\[1, 0\] = inf"):
+        dsm.explicit(lambda x: -x, lambda x: -x, x)
+
+
+def test_no_key_is_used_twice():
+    x, sigmas = jnp.ones(3), jnp.array([1.0, 0.5])
+    with jax.debug_key_reuse(True):
+        jax.jit(lambda key: dsm.denoising(key, lambda x: -x, x, SIGMA))(jax.random.key(0))
+        jax.jit(lambda key: denoising_control_variate(key, lambda x: -x, x, SIGMA))(jax.random.key(0))
+        jax.jit(lambda key: dsm.denoising_over_levels(key, lambda x, s: -x, x, sigmas))(jax.random.key(0))
+        jax.jit(lambda key: denoising_continuous(key, lambda x, t: -x, x, VP()))(jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Target distributions with exact log-density, score, sampler, and exact Gaussian smoothing."""
+"""Mixtures of Gaussians: exact log-density, score, sampler, moments and Gaussian smoothing."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Key
 
 
@@ -31,12 +32,7 @@ class GaussianMixture(NamedTuple):
 
     def logdensity(self, x: Float[Array, " D"]) -> Float[Array, ""]:
         """log p(x) = log sum_k w_k N(x; m_k, C_k), normalised."""
-        # W x - W m and not W (x - m): one matrix product for all components, whose gradient under vmap is several
-        # times faster. About the mean, so that a common offset costs no digits.
-        whitening, centre = self._whitening(), self.mean()
-        offsets = jnp.einsum("kij,kj->ik", whitening, self.means - centre[None, :], precision="highest")
-        z = jnp.einsum("kij,j->ik", whitening, x - centre, precision="highest") - offsets
-        return jax.nn.logsumexp(self._log_joint(jnp.sum(z * z, axis=0)))
+        return _logdensity(self, x)
 
     def score(self, x: Float[Array, " D"]) -> Float[Array, " D"]:
         """grad log p(x) = -sum_k r_k(x) inv(C_k) (x - m_k), r_k(x) the probability of component k given x."""
@@ -89,6 +85,28 @@ class GaussianMixture(NamedTuple):
         # log w_k N(x; m_k, C_k), from |z_k|^2 with z_k = W_k (x - m_k).
         log_scale = 0.5 * jnp.sum(jnp.log(2.0 * np.pi * self.variances), axis=1)
         return jnp.log(self.weights) - log_scale - 0.5 * squares
+
+
+@jax.custom_jvp
+def _logdensity(mixture: GaussianMixture, x: Float[Array, " D"]) -> Float[Array, ""]:
+    z = jnp.einsum("kij,kj->ki", mixture._whitening(), x[None, :] - mixture.means, precision="highest")
+    return jax.nn.logsumexp(mixture._log_joint(jnp.sum(z * z, axis=1)))
+
+
+def _logdensity_jvp(primals, tangents):
+    # Chains differentiate in x: the score written out takes a third of the time of the derivative found by machine.
+    (mixture, x), (d_mixture, d_x) = primals, tangents
+    value = _logdensity(mixture, x)
+    slope = jnp.zeros_like(value)
+    if not isinstance(d_x, SymbolicZero):
+        slope = slope + jnp.vdot(mixture.score(x), d_x, precision="highest")
+    if not all(isinstance(leaf, SymbolicZero) for leaf in jax.tree.leaves(d_mixture)):
+        d_mixture = jax.tree.map(lambda d: d.instantiate() if isinstance(d, SymbolicZero) else d, d_mixture)
+        slope = slope + jax.jvp(lambda mixture: _logdensity.fun(mixture, x), (mixture,), (d_mixture,))[1]
+    return value, slope
+
+
+_logdensity.defjvp(_logdensity_jvp, symbolic_zeros=True)
 
 
 def gaussian_mixture(weights, means, covariances) -> GaussianMixture:

@@ -1,0 +1,25 @@
+"""Points [N, D] and how far apart they are."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def squared_distances(row: Float[Array, " D"], points: Float[Array, "N D"]) -> Float[Array, " N"]:
+    """|row - points_n|^2 for every n: summed differences, so that a copy has distance exactly 0."""
+    # Summed over the leading axis: a reduction over a short last axis costs several times as much on a CPU.
+    return jnp.sum((row[:, None] - points.T) ** 2, axis=0)
+
+
+def check_pair(x: Array, y: Array) -> None:
+    """Raises ValueError unless x and y are two samples [N, D] and [M, D] that are not empty."""
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in x.shape + y.shape:
+        raise ValueError(
+            f"samples must be two arrays [N, D] and [M, D] that are not empty, got {x.shape} and {y.shape}"
+        )
+
+
+def check_two_of_each(x: Array, y: Array) -> None:
+    """Raises ValueError unless x and y are two samples [N, D] and [M, D] with N, M >= 2."""
+    check_pair(x, y)
+    if x.shape[0] < 2 or y.shape[0] < 2:
+        raise ValueError(f"at least 2 points are needed in each sample, got {x.shape[0]} in x and {y.shape[0]} in y")
