@@ -69,8 +69,8 @@ class PerExample:
         def add(so_far, part):
             return jax.tree.map(jnp.add, so_far, total(params, *part)), None
 
-        first, others = (jax.tree.map(lambda a, i=i: a[i], tiles) for i in (0, slice(1, None)))
-        sums, _ = jax.lax.scan(add, total(params, *first), others)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(total, params, keys, batch))
+        sums, _ = jax.lax.scan(add, zeros, tiles)
         if whole < n:
             sums, _ = add(sums, (keys[whole:], batch[whole:]))
         return jax.tree.map(lambda a: a / n, sums)

@@ -182,3 +182,38 @@ def test_bad_arguments_are_refused_by_name(changes, message):
 def test_no_data_is_refused():
     with pytest.raises(ValueError, match="data has no examples"):
         training.step(jax.random.key(0), fresh(), DATA[:0], **SETTINGS)
+
+
+@pytest.mark.parametrize("num", [3, 8, 11])
+def test_a_gradient_by_tiles_is_the_gradient(num):
+    # 8 are two whole tiles, 11 leave a rest, 3 are less than one.
+    loss = lambda key, params, x: jnp.sum((params["a"] * x + jax.random.normal(key) - params["b"]) ** 2)  # noqa: E731
+    params, batch = {"a": jnp.array(0.7), "b": jnp.array([0.1, -0.3])}, jnp.arange(2.0 * num).reshape(num, 2)
+    batch_loss = training.per_example(loss, tile=4)
+    tiled = jax.jit(batch_loss.value_and_grad)(jax.random.key(0), params, batch)
+    plain = jax.jit(jax.value_and_grad(batch_loss, argnums=1))(jax.random.key(0), params, batch)
+    chex.assert_trees_all_close(tiled, plain, rtol=1e-13)
+
+
+def test_two_liftings_of_one_loss_are_one():
+    loss = lambda key, params, x: jnp.sum(params * x)  # noqa: E731
+    assert training.per_example(loss) == training.per_example(loss)
+    assert hash(training.per_example(loss)) == hash(training.per_example(loss))
+
+
+def test_data_that_are_not_numbers_are_refused_by_place():
+    optimizer = optax.sgd(0.1)
+    state = training.init(jnp.zeros(2), optimizer)
+    data = jnp.ones((4, 2)).at[2, 1].set(jnp.nan)
+    with pytest.raises(ValueError, match=r"data\[2, 1\] = nan"):
+        training.fit(
+            jax.random.key(0),
+            state,
+            data,
+            batch_loss=training.per_example(lambda key, params, x: jnp.sum(params * x)),
+            optimizer=optimizer,
+            batch_size=2,
+            num_steps=3,
+        )
+    with pytest.raises(ValueError, match="tile = 0"):
+        training.per_example(lambda key, params, x: x[0], tile=0)
