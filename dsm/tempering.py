@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Key
 
+from .energies import check_finite
 from .langevin import MALAInfo, MALAState, mala_init, mala_step
 
 
@@ -26,9 +27,13 @@ class TemperingInfo(NamedTuple):
 def tempering_init(
     x: Float[Array, "K *shape"], logdensity: Callable[[Float[Array, "*shape"]], Float[Array, ""]]
 ) -> MALAState:
-    """K replicas that start at the rows of x: a `langevin.MALAState` with a leading axis, replica 0 the coldest."""
+    """K replicas that start at the rows of x: a `langevin.MALAState` with a leading axis, replica 0 the coldest.
+
+    Raises ValueError if x has fewer than two rows or is known and not finite, or logdensity is not a scalar.
+    """
     if x.ndim < 1 or x.shape[0] < 2:
         raise ValueError(f"x has shape {x.shape}: a row for each of at least two temperatures is needed")
+    check_finite("x", x)
     return jax.vmap(lambda x: mala_init(x, logdensity))(x)
 
 

@@ -56,7 +56,8 @@ def baoab_step(
 
     h = step_size (a time: ULA's h corresponds to h^2 / 2 here), g = friction. One score per step. It samples
     p(x)^(1/T) with a bias of order h^2; for a Gaussian p the distribution of x is exact for every stable step,
-    h < 2 sqrt(v) with v the least variance. In a `box` A is a flight between mirrors: v turns where x does.
+    h < 2 sqrt(w) with w the least variance of p; that of v falls short by T h^2 / (4 w). In a `box` A is a flight
+    between mirrors: v turns where x does.
 
     `key` is consumed. Raises ValueError if step_size is known and not positive, friction or temperature known and
     negative, or s(x) has not the shape of x. Source: Leimkuhler and Matthews (2013).
@@ -74,9 +75,10 @@ def baoab_step(
         return x, jnp.where(turned, -v, v)
 
     eps = jax.random.normal(key, state.x.shape, state.x.dtype)
-    damping = jnp.exp(-jnp.asarray(friction * step_size, state.x.dtype))
+    rate = jnp.asarray(friction * step_size, state.x.dtype)
     x, v = fly(state.x, state.v + 0.5 * step_size * state.score)
-    v = damping * v + jnp.sqrt((1.0 - damping * damping) * temperature) * eps
+    # Not 1 - c^2: in float32 little of it would be left where g h is small.
+    v = jnp.exp(-rate) * v + jnp.sqrt(-jnp.expm1(-2.0 * rate) * temperature) * eps
     x, v = fly(x, v)
     new_score = checked_score(score, x)(x)
     new = UnderdampedState(x, v + 0.5 * step_size * new_score, new_score)

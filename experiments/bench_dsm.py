@@ -51,7 +51,7 @@ def noise_seconds(num: int, repeats: int = 5) -> float:
     """Return the seconds in which a key for each of 10,000 chains is folded and two normals are drawn from it."""
 
     def step(i: Any, total: Any) -> Any:
-        return total + jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), (2,)))(keys)
+        return total + jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), (2,), jnp.float32))(keys)
 
     keys = jax.random.split(jax.random.key(0), CHAINS)
     many = jax.jit(lambda total: jax.lax.fori_loop(0, num, step, total))
