@@ -69,6 +69,17 @@ def test_denoising_score_matching(program):
     np.testing.assert_allclose(found["samples"].var(axis=0), 2 + 0.3**2 + 0.3**2, rtol=0.2)
 
 
+def test_chains_and_what_they_are_worth(program):
+    found = program(4)
+    summary, target = found["found"], found["target"]
+    # Within 5 of its own standard errors of a mean that is 0.
+    assert np.all(np.abs(summary.mean) < 5 * summary.mcse)
+    assert np.all(summary.r_hat < 1.05)
+    np.testing.assert_allclose(summary.std**2, np.diag(target.covariance()), rtol=0.2)
+    assert abs(found["history"].infos.accepted.mean() - 0.574) < 0.1
+    assert np.all(found["history"].diverged_at == -1)
+
+
 def test_map_names_what_exists():
     names = re.findall(r"`((?:dp|dsm)\.[A-Za-z_.]+)`", README.read_text(encoding="utf-8"))
     assert len(set(names)) > 20
