@@ -23,6 +23,9 @@ def test_score_matching(tmp_path):
     # the Fisher divergence up to an error of a few per cent.
     for name in ("exact data score", "energy", "score network"):
         assert rows[name]["excess_over_floor"] == pytest.approx(rows[name]["fisher_divergence"], rel=0.2, abs=0.1)
+    # The exact floor, against its estimate from 20,000 points, each with a scatter of about 1 / sigma^2.
+    found = record["metrics"]
+    assert abs(found["floor_of_equation_2"] - found["floor_on_the_sample"]) < 4 / 0.3**2 / 20_000**0.5
     assert record["metrics"]["kernel_score_against_grad"] < 1e-5
     assert record["dtype"] == "float32"
     assert {p.stem for p in (tmp_path / "run").glob("*.png")} == {"score_field", "density", "samples", "training"}
