@@ -77,6 +77,6 @@ def tempering_step(
     acceptance = jnp.where(turn, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0)
     trade = jax.random.uniform(key_trade, (K - 1,), acceptance.dtype) < acceptance
     down, up = jnp.append(trade, False), jnp.append(False, trade)
-    partner = jnp.arange(K) + down.astype(jnp.int32) - up.astype(jnp.int32)
+    partner = jnp.arange(K, dtype=jnp.int32) + down.astype(jnp.int32) - up.astype(jnp.int32)
     state = jax.tree.map(lambda a: a[partner], state)
     return state, TemperingInfo(moves, acceptance, jnp.any(moves.diverged))

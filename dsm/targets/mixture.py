@@ -107,7 +107,9 @@ def _logdensity_jvp(primals, tangents):
     if not isinstance(d_x, SymbolicZero):
         slope = slope + jnp.vdot(score, d_x, precision="highest")
     if not all(isinstance(leaf, SymbolicZero) for leaf in jax.tree.leaves(d_mixture)):
-        d_mixture = jax.tree.map(lambda d: d.instantiate() if isinstance(d, SymbolicZero) else d, d_mixture)
+        d_mixture = jax.tree.map(
+            lambda a, d: jnp.zeros_like(a) if isinstance(d, SymbolicZero) else d, mixture, d_mixture
+        )
         slope = slope + jax.jvp(lambda mixture: _logdensity_and_score(mixture, x)[0], (mixture,), (d_mixture,))[1]
     return value, slope
 

@@ -164,3 +164,44 @@ def test_bad_arguments_are_refused_by_name():
     for thin in (0, 3, 20):
         with pytest.raises(ValueError, match=f"thin = {thin} does not divide num_steps = 10"):
             langevin.run(jax.random.key(0), ula(score, step_size=0.1), state, 10, thin=thin)
+
+
+def test_a_cold_run_is_gradient_ascent_to_the_bit():
+    A = np.array([[2.0, 0.0], [0.0, 0.5]])
+    score = lambda x: -jnp.stack([2.0 * x[0], 0.5 * x[1]])  # noqa: E731
+    # Powers of two: every product is exact, so no order of operations can hide a difference.
+    h, x = 0.125, np.array([1.0, -3.0])
+    _, history = langevin.run(
+        jax.random.key(0), ula(score, step_size=h, temperature=0.0), langevin.init(jnp.asarray(x)), 12
+    )
+    for kept in history.states.x:
+        x = x - h * (A @ x)
+        np.testing.assert_array_equal(kept, x)
+
+
+def test_a_fixed_seed_fixes_the_bits_jitted_or_not_alone_or_among_many():
+    target = dsm.double_wells(D=2)
+    x = jax.random.normal(jax.random.key(1), (1000, 2))
+    keys = jax.random.split(jax.random.key(0), 1000)
+    run = lambda key, x: langevin.run(key, ula(target.score, step_size=0.05), langevin.init(x), 20, thin=20)[0].x  # noqa: E731
+    many = jax.jit(jax.vmap(run))
+    together = many(keys, x)
+    np.testing.assert_array_equal(together, many(keys, x))
+    np.testing.assert_array_equal(together[7], run(keys[7], x[7]))
+    np.testing.assert_array_equal(together[7], jax.jit(run)(keys[7], x[7]))
+    for num in (1, 16, 64):
+        np.testing.assert_array_equal(together[:num], many(keys[:num], x[:num]))
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_a_start_that_is_not_finite_is_refused_by_name(bad):
+    x = jnp.array([[0.0, 1.0], [bad, 2.0]])
+    with pytest.raises(ValueError, match=rf"x\[1, 0\] = {bad}"):
+        langevin.init(x)
+    with pytest.raises(ValueError, match=rf"x\[1, 0\] = {bad}"):
+        langevin.sample(jax.random.key(0), standard_normal_score, x, step_size=0.1, num_steps=2)
+
+
+def test_a_score_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"score\(x\) has shape \(1,\) for x of shape \(2,\)"):
+        langevin.ula_step(jax.random.key(0), langevin.init(jnp.ones(2)), lambda x: x[:1], step_size=0.1)

@@ -1,0 +1,96 @@
+"""The bias of ULA: the expansion in h against the kernel on a grid, and both against the closed form of a Gaussian."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import langevin_bias as bias
+
+TINY = {"steps": (0.1, 0.3), "chains": 200, "draws": 5, "burn_in": 10, "thin": 4, "grid": 401}
+
+
+@pytest.fixture(autouse=True)
+def default_settings():
+    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.parametrize("h", [0.05, 0.3])
+def test_the_kernel_on_a_grid_knows_a_gaussian(h):
+    line = bias.on_a_line(bias.targets()["Gaussian"], 601)
+    q = bias.stationary(line, h)
+    variance = 1 / (1 - h / 2)
+    np.testing.assert_allclose(q, np.exp(-(line.x**2) / (2 * variance)) / np.sqrt(2 * np.pi * variance), atol=1e-10)
+    predicted = bias.predictions(line, h)
+    assert predicted["kernel"]["second_moment"] == pytest.approx(variance - 1, abs=1e-9)
+    assert predicted["first order"]["second_moment"] == pytest.approx(h / 2, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["Gaussian", "two modes"])
+def test_the_expansion_is_the_slope_of_the_kernels_density(name):
+    line = bias.on_a_line(bias.targets()[name], 901)
+    # What is left after the first order is of second order: a half of h leaves a quarter.
+    left = [np.abs(bias.stationary(line, h) - line.p * (1 + h * line.change)).max() for h in (0.02, 0.01)]
+    assert left[0] < 0.05 * line.p.max()
+    assert left[0] / left[1] == pytest.approx(4, rel=0.15)
+    assert np.sum(line.p * line.change) * line.weight == pytest.approx(0, abs=1e-10)
+
+
+def test_measures_of_exact_draws_and_of_wider_ones():
+    line = bias.on_a_line(bias.targets()["Gaussian"], 601)
+    x = np.random.default_rng(0).normal(size=(2000, 20))
+    row = bias.measure(x, line)
+    assert abs(row["second_moment"]) < 4 * row["second_moment_se"]
+    assert abs(row["total_variation"]) < 4 * row["total_variation_se"]
+    # N(0, 1.44) against N(0, 1): they cross at |x| = r, and half the distance is the mass between.
+    row = bias.measure(1.2 * x, line)
+    p, q = line.p, np.exp(-(line.x**2) / 2.88) / np.sqrt(2 * np.pi * 1.44)
+    exact = np.abs(p - q).sum() * line.weight / 2
+    assert abs(row["second_moment"] - 0.44) < 4 * row["second_moment_se"]
+    # Bins merge a little of the difference.
+    assert abs(row["total_variation"] - exact) < 4 * row["total_variation_se"] + 0.003
+
+
+def test_the_slope_of_a_power():
+    h = [0.1, 0.2, 0.4]
+    found = bias.slope(h, [3 * v**2 for v in h], [1e-4] * 3)
+    assert found is not None
+    order, error = found
+    assert order == pytest.approx(2) and 0 < error < 0.1
+    assert bias.slope(h, [1e-5] * 3, [1e-4] * 3) is None
+
+
+@pytest.mark.slow
+def test_writes_the_record_and_the_figure(tmp_path):
+    record = bias.main(**TINY, out=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == record
+    assert record["figures"] == ["bias.png"]
+    for rows in record["metrics"].values():
+        assert set(rows["measured"]) == {"ULA", "MALA", "BAOAB", "BAOAB, high friction"}
+        assert all(0.5 < row["acceptance"] < 1 for row in rows["measured"]["MALA"])
+        for row, predicted in zip(rows["measured"]["ULA"], rows["predicted"], strict=True):
+            off = row["second_moment"] - predicted["kernel"]["second_moment"]
+            assert abs(off) < 4 * row["second_moment_se"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"steps": (0.1,)}, "steps must hold at least two"),
+        ({"steps": (0.2, 0.1)}, "steps must ascend between 0 and 0.7"),
+        ({"steps": (0.1, 0.8)}, "steps must ascend between 0 and 0.7"),
+        ({"steps": (0.0, 0.1)}, "steps must ascend between 0 and 0.7"),
+        ({"steps": (1e-4, 0.1)}, "grid must be finer for h = 0.0001"),
+        ({"chains": 39}, "chains must be at least 40"),
+        ({"draws": 0}, "draws must be at least 1"),
+        ({"burn_in": -1}, "burn_in must be at least 0"),
+        ({"thin": 0}, "thin must be at least 1"),
+        ({"grid": 100}, "grid must be at least 200"),
+    ],
+)
+def test_impossible_arguments_write_nothing(tmp_path, bad, message):
+    with pytest.raises(ValueError, match=message):
+        bias.main(**(TINY | bad), out=tmp_path / "new")
+    assert not list(tmp_path.iterdir())
