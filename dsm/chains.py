@@ -1,4 +1,4 @@
-"""Markov chains: `run` iterates a step, `warm_up` first finds its step size. One chain each, many chains by vmap.
+"""Markov chains: `run` iterates a step, `run_many` does for many, `warm_up` first finds a step size.
 
 A step is any function `step(key, state) -> (state, info)`; states and infos are NamedTuples of arrays. All that a
 chain needs to go on is its state, the key of the run and the number of steps done: save these three.
@@ -49,20 +49,55 @@ def run(
 
     def block(carry, start):
         def body(j, carry):
-            state, diverged_at, total = carry
+            state, diverged_at, mean = carry
             state, info = step(jax.random.fold_in(key, start + j), state)
             fails = jnp.any(jnp.asarray(getattr(info, "diverged", False)))
             diverged_at = jnp.where(fails & (diverged_at < 0), start + j, diverged_at)
-            # Summed as they come: with thin = num_steps a stack of infos would be as long as the run.
-            return state, diverged_at, jax.tree.map(lambda a, b: a | b if a.dtype == bool else a + b, total, info)
 
-        *carry, total = jax.lax.fori_loop(0, thin, body, (*carry, blank))
-        mean = jax.tree.map(lambda a: a if a.dtype == bool else a / thin, total)
+            # Averaged as they come: with thin = num_steps a stack of infos would be as long as the run, and a sum in
+            # float32 stands still at 2^24.
+            def join(so_far, new):
+                return so_far | new if new.dtype == bool else so_far + (new - so_far) / (j + 1).astype(so_far.dtype)
+
+            return state, diverged_at, jax.tree.map(join, mean, info)
+
+        *carry, mean = jax.lax.fori_loop(0, thin, body, (*carry, blank))
         return tuple(carry), (carry[0], mean)
 
     starts = jnp.asarray(first, jnp.int32) + jnp.arange(0, num_steps, thin, dtype=jnp.int32)
     (state, diverged_at), kept = jax.lax.scan(block, (state, jnp.asarray(-1, jnp.int32)), starts)
     return state, History(*kept, diverged_at)
+
+
+def run_many(
+    keys: Key[Array, " N"],
+    step: Step,
+    states: Any,
+    num_steps: int,
+    *,
+    thin: int = 1,
+    first: int | Int[Array, ""] = 0,
+    tile: int | None = None,
+) -> tuple[Any, History]:
+    """`run` for N chains at once, `states` and results with a leading axis [N].
+
+    With `tile` they run so many at a time, the last group filled up. XLA may sum in another order for another number
+    of chains, which changes last digits and, in time, paths; with one tile chain i has the same bits alone or among a
+    thousand. It costs a lonely chain the time of a whole tile. The i-th key is consumed by chain i. Raises
+    ValueError as `run` does, or if tile < 1.
+    """
+
+    def together(keys, states):
+        return jax.vmap(lambda key, state: run(key, step, state, num_steps, thin=thin, first=first))(keys, states)
+
+    if tile is None:
+        return together(keys, states)
+    if tile < 1:
+        raise ValueError(f"tile = {tile}: at least one chain is needed")
+    num = keys.shape[0]
+    index = jnp.arange(-(-num // tile) * tile, dtype=jnp.int32).reshape(-1, tile) % num
+    found = jax.lax.map(lambda i: together(keys[i], jax.tree.map(lambda a: a[i], states)), index)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num], found)
 
 
 class WarmUp(NamedTuple):

@@ -17,6 +17,7 @@ from .boxes import Box
 from .chains import History as History
 from .chains import check_step_size
 from .chains import run as run
+from .chains import run_many as run_many
 from .chains import warm_up as warm_up
 from .energies import check_finite, checked_score, scalar_energy
 
@@ -94,10 +95,13 @@ class MALAInfo(NamedTuple):
 def mala_init(x: Float[Array, "*shape"], logdensity: Callable[[Float[Array, "*shape"]], Float[Array, ""]]) -> MALAState:
     """The state of a chain that starts at x, where the density must be positive.
 
-    Raises ValueError if x is known and not finite, or logdensity is not a scalar.
+    Raises ValueError if x is known and it or its log-density is not finite, or logdensity is not a scalar.
     """
     check_finite("x", x)
-    return MALAState(x, *jax.value_and_grad(lambda x: scalar_energy(logdensity, x, name="logdensity"))(x))
+    state = MALAState(x, *jax.value_and_grad(lambda x: scalar_energy(logdensity, x, name="logdensity"))(x))
+    if not isinstance(state.logdensity, Tracer) and not math.isfinite(float(state.logdensity)):
+        raise ValueError(f"logdensity(x) = {state.logdensity} at the start: a chain needs a point of positive density")
+    return state
 
 
 def mala_step(
@@ -147,21 +151,20 @@ def sample(
     *,
     step_size: float | Float[Array, ""],
     num_steps: int,
+    tile: int | None = None,
 ) -> Float[Array, "N *shape"]:
     """The ends of N independent chains of `ula_step` that start at the rows of x, num_steps steps each.
 
-    Chain i is `run` with the i-th of `split(key, N)`, whatever the others do. `key` is consumed. Bias, stability and
-    errors are those of `ula_step` and `run`.
+    Chain i is `run` with the i-th of `split(key, N)`, whatever the others do; `tile` is that of `run_many`. `key` is
+    consumed. Bias, stability and errors are those of `ula_step` and `run_many`.
     """
     check_finite("x", x)
 
-    def chain(key, x):
-        def step(key, state):
-            return ula_step(key, state, score, step_size=step_size)
+    def step(key, state):
+        return ula_step(key, state, score, step_size=step_size)
 
-        return run(key, step, LangevinState(x), num_steps, thin=num_steps)[0].x
-
-    return jax.vmap(chain)(jax.random.split(key, x.shape[0]), x)
+    keys = jax.random.split(key, x.shape[0])
+    return run_many(keys, step, LangevinState(x), num_steps, thin=num_steps, tile=tile)[0].x
 
 
 def check_temperature(temperature: float | Float[Array, ""], *, allow_zero: bool = False) -> None:

@@ -20,7 +20,7 @@ class UnderdampedState(NamedTuple):
 
     x: Float[Array, "*shape"]
     v: Float[Array, "*shape"]
-    """Velocity: N(0, T I) in equilibrium, independent of x."""
+    """Velocity: N(0, T I) in equilibrium as the step tends to 0, independent of x."""
     score: Float[Array, "*shape"]
     """s(x)."""
 

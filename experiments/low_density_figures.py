@@ -11,11 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import dsm
+from experiments.low_density_report import DENOISING, LEVELS, PERSISTENT
 
 
-def colours(num: int) -> list:
-    """Black for equation 1, then a colour for each sigma, small to large."""
-    return ["black", *(matplotlib.colormaps["plasma"](np.linspace(0, 0.9, num - 1)))]
+def styles(names: list[str]) -> list[dict]:
+    """Black for equation 1, a colour for each sigma, small to large, and dashes for the variants."""
+    fixed = sum(name.startswith(DENOISING) for name in names)
+    scales = matplotlib.colormaps["plasma"](np.linspace(0, 0.9, fixed))
+    variants = {LEVELS: {"color": "tab:green", "ls": "--"}, PERSISTENT: {"color": "tab:gray", "ls": "--"}}
+    return [{"color": "black"}, *({"color": colour} for colour in scales), *(variants[name] for name in names[-2:])]
 
 
 def band(ax: Axes, x: Any, mean: np.ndarray, half_width: np.ndarray, **style: Any) -> None:
@@ -32,8 +36,8 @@ def deciles(metrics: dict) -> Figure:
     x = np.arange(1, 11)
     for ax, (points, rows) in zip(axes, metrics["error"].items(), strict=True):
         size = metrics["data_score"][points]
-        for (name, row), colour in zip(rows.items(), colours(len(rows)), strict=True):
-            band(ax, x, row["mean"] / size, row["half_width"] / size, color=colour, marker="o", ms=3, label=name)
+        for (name, row), style in zip(rows.items(), styles(list(rows)), strict=True):
+            band(ax, x, row["mean"] / size, row["half_width"] / size, marker="o", ms=3, label=name, **style)
         ax.axhline(1, color="grey", ls=":", label="a score of 0")
         ax.set_xticks(x, [f"{d}\n{v:.0f}" for d, v in zip(x, metrics["median_log_density"][points], strict=True)])
         ax.set(title=f"points {points}", xlabel="decile of log p_D, and its median", ylim=(0, 1.5))
@@ -46,12 +50,14 @@ def sigmas(metrics: dict, levels: list[float]) -> Figure:
     """Draw the error in the sparsest decile against sigma: from the data's score, from the smoothed one, the bias."""
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     axes = figure.subplots(1, len(metrics["error"]))
-    for ax, (points, (baseline, *rows)) in zip(
-        axes, ((points, rows.values()) for points, rows in metrics["error"].items()), strict=True
-    ):
-        from_smoothed = metrics["error_from_smoothed_score"][points].values()
+    for ax, (points, errors) in zip(axes, metrics["error"].items(), strict=True):
+        names = list(metrics["bias_of_smoothing"][points])
+        rows = [errors[name] for name in names]
+        from_smoothed = [metrics["error_from_smoothed_score"][points][name] for name in names]
         bias = [row[0] for row in metrics["bias_of_smoothing"][points].values()]
-        band(ax, levels, *sparsest([baseline] * len(levels)), color="black", label="equation 1")
+        for name, style in zip(errors, styles(list(errors)), strict=True):
+            if name not in names:
+                band(ax, levels, *sparsest([errors[name]] * len(levels)), label=name, **style)
         band(ax, levels, *sparsest(rows), color="tab:red", marker="o", label="equation 2, from ∇ log p_D")
         band(
             ax, levels, *sparsest(from_smoothed), color="tab:blue", marker="s", label="equation 2, from its own target"

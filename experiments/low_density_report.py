@@ -13,6 +13,7 @@ from experiments.low_density_truth import POINTS, Evaluation, Truth, rms_by_deci
 
 CONFIDENCE = 0.95
 LIKELIHOOD, DENOISING = "equation 1", "equation 2, "
+LEVELS, PERSISTENT = "denoising over levels", "persistent CD"
 
 
 class Interval(NamedTuple):
@@ -40,19 +41,26 @@ def half_width(values: Float[np.ndarray, "S *batch"]) -> Float[np.ndarray, "*bat
 
 
 def summarise(names: list[str], found: Evaluation, truth: Truth) -> dict:
-    """Reduce the evaluations of M models and S seeds to means and confidence intervals."""
+    """Reduce the evaluations of M models and S seeds to means and confidence intervals.
+
+    The names are those of `low_density_models.names_of`: equation 1, equation 2 at each sigma, LEVELS, PERSISTENT.
+    """
+    at_one_sigma, others = slice(1, -2), slice(-2, None)
 
     def by_decile(squares):
         # [M, S, P, 10]
         squares = np.asarray(squares, np.float64)
         return np.stack([rms_by_decile(squares[:, :, p], d) for p, d in enumerate(truth.decile)], axis=2)
 
-    def by_points(function, *arrays):
+    def by_points(function, squares, which):
         # {points: {name: function(rows [S, 10])}}
+        rows = list(zip(names[which], squares[which], strict=True))
+        return {points: {name: function(row[:, p]) for name, row in rows} for p, points in enumerate(POINTS)}
+
+    def against_equation_1(which):
         return {
             points: {
-                name: function(*(row[:, p] for row in rows))
-                for name, *rows in zip(names[-len(arrays[0]) :], *arrays, strict=True)
+                name: compare(row[:, p], error[0, :, p]) for name, row in zip(names[which], error[which], strict=True)
             }
             for p, points in enumerate(POINTS)
         }
@@ -62,15 +70,15 @@ def summarise(names: list[str], found: Evaluation, truth: Truth) -> dict:
 
     error, from_smoothed = by_decile(found.to_data), by_decile(found.to_smoothed)
     share = error[0] / truth.data_score
-    baseline = np.broadcast_to(error[:1], error[1:].shape)
     density = {
         key: np.asarray(value, np.float64)
         for key, value in (("kl", found.kl), ("nll", found.nll), ("sparse_mass", found.sparse_mass))
     }
     return {
-        "error": by_points(statistics, error),
-        "error_from_smoothed_score": by_points(statistics, from_smoothed[1:]),
-        "equation_2_minus_equation_1": by_points(compare, error[1:], baseline),
+        "error": by_points(statistics, error, slice(None)),
+        "error_from_smoothed_score": by_points(statistics, from_smoothed, slice(1, -1)),
+        "equation_2_minus_equation_1": against_equation_1(at_one_sigma),
+        "others_minus_equation_1": against_equation_1(others),
         "equation_1_sparsest_minus_densest": {
             points: {
                 "absolute": interval(error[0, :, p, 0] - error[0, :, p, -1])._asdict(),
@@ -79,7 +87,7 @@ def summarise(names: list[str], found: Evaluation, truth: Truth) -> dict:
             for p, points in enumerate(POINTS)
         },
         "bias_of_smoothing": {
-            points: {name: bias[p] for name, bias in zip(names[1:], truth.bias, strict=True)}
+            points: {name: bias[p] for name, bias in zip(names[at_one_sigma], truth.bias, strict=True)}
             for p, points in enumerate(POINTS)
         },
         "data_score": dict(zip(POINTS, truth.data_score, strict=True)),
@@ -99,6 +107,7 @@ def compare(error: Float[np.ndarray, "S 10"], baseline: Float[np.ndarray, "S 10"
     words = [word(difference) for difference in intervals]
     return {
         "sparsest": intervals[0]._asdict(),
+        "sparsest_standard_error": float(np.std(error[:, 0] - baseline[:, 0], ddof=1) / math.sqrt(len(error))),
         "sparsest_is": words[0],
         "better_in": [d for d, w in enumerate(words, start=1) if w == "better"],
         "worse_in": [d for d, w in enumerate(words, start=1) if w == "worse"],
@@ -129,7 +138,8 @@ def verdict(metrics: dict) -> list[str]:
         *_, largest = against.values()
         claim = f"holds at {', '.join(better)}" if better else "holds at no σ tried"
         claim += f", and the largest σ is {largest['sparsest_is']}"
-        own, bias = metrics["error_from_smoothed_score"][points], metrics["bias_of_smoothing"][points]
+        bias = metrics["bias_of_smoothing"][points]
+        own = {name: metrics["error_from_smoothed_score"][points][name] for name in bias}
         sentences.append(
             f"Points {points}: that equation 2 is better in the sparsest decile with σ large enough {claim}. "
             f"Equation 2 minus equation 1: {differences({name: row['sparsest'] for name, row in against.items()})}. "
@@ -137,10 +147,11 @@ def verdict(metrics: dict) -> list[str]:
             f"from {ends([row['mean'][0] for row in own.values()])}; the target's from the data's score from "
             f"{ends([row[0] for row in bias.values()])}."
         )
+    sentences += [compare_other(metrics, name) for name in (LEVELS, PERSISTENT)]
     density = metrics["density"]
     sentences.append(
         f"As densities, by KL(p_D || p), equation 1 has {Interval(**density[LIKELIHOOD]['kl'])}; "
-        "equation 2 minus that: "
+        "the others minus that: "
         + differences({name: row["kl_minus_equation_1"] for name, row in density.items() if name != LIKELIHOOD})
         + "."
     )
@@ -151,6 +162,17 @@ def verdict(metrics: dict) -> list[str]:
         f"{error['all models, compared']:.1g} in the comparison."
     )
     return sentences
+
+
+def compare_other(metrics: dict, name: str) -> str:
+    """Hold a variant against equation 1 in the sparsest decile, in a sentence."""
+    rows = {points: metrics["others_minus_equation_1"][points][name] for points in POINTS}
+    found = (
+        f"{row['sparsest']['mean']:.3g} (s.e. {row['sparsest_standard_error']:.2g}), {row['sparsest_is']}, on points "
+        f"{points}"
+        for points, row in rows.items()
+    )
+    return f"{name[0].upper()}{name[1:]} minus equation 1, in the sparsest decile: {'; '.join(found)}."
 
 
 def summarise_verdict(metrics: dict) -> str:
@@ -196,16 +218,17 @@ def show(metrics: dict) -> None:
             caption="target: the smoothed data's score; bias: its distance from the data's; better, worse: in deciles",
         )
         table.add_row("score 0", f"{metrics['data_score'][points][0]:.3g}")
+        against = metrics["equation_2_minus_equation_1"][points] | metrics["others_minus_equation_1"][points]
+        own, bias = metrics["error_from_smoothed_score"][points], metrics["bias_of_smoothing"][points]
         for name, row in rows.items():
             cells = [name.removeprefix(DENOISING), f"{row['mean'][0]:.3g}"]
             if name != LIKELIHOOD:
-                against = metrics["equation_2_minus_equation_1"][points][name]
                 cells += [
-                    f"{metrics['error_from_smoothed_score'][points][name]['mean'][0]:.3g}",
-                    f"{metrics['bias_of_smoothing'][points][name][0]:.3g}",
-                    str(Interval(**against["sparsest"])),
-                    runs(against["better_in"]),
-                    runs(against["worse_in"]),
+                    f"{own[name]['mean'][0]:.3g}" if name in own else "",
+                    f"{bias[name][0]:.3g}" if name in bias else "",
+                    str(Interval(**against[name]["sparsest"])),
+                    runs(against[name]["better_in"]),
+                    runs(against[name]["worse_in"]),
                 ]
             table.add_row(*cells)
         record.console.print(table)

@@ -12,6 +12,8 @@ import dsm
 
 HALF_WIDTH = 6.0
 """The box is [-6, 6]^2; equation 1 is normalised on it."""
+SPREAD = 2.0
+"""About the standard deviation of p_D in a coordinate."""
 SPARSE = 0.01
 """The low-density region, where p_D is below its own 1% quantile: it holds 1% of p_D and most of the box."""
 POINTS = ("drawn from p_D", "uniform on the box", "uniform between the modes")

@@ -1,6 +1,7 @@
 """What `run` promises whatever the step: the same path however it is cut, where it broke, and in what memory."""
 
 import io
+from functools import partial
 
 import chex
 import jax
@@ -195,3 +196,66 @@ def test_bad_arguments_are_refused_by_name():
     for target in (0.0, 1.0):
         with pytest.raises(ValueError, match=f"target_acceptance = {target}"):
             warm(target_acceptance=target)
+
+
+def chains_of(kind, dtype):
+    """A step, and the states of 20 chains in the plane."""
+    x = jax.random.normal(jax.random.key(2), (20, 2), dtype)
+    mixture = jax.tree.map(lambda leaf: leaf.astype(dtype), dsm.eight_gaussians())
+    if kind == "mala":
+        step = partial(langevin.mala_step, logdensity=mixture.logdensity, step_size=jnp.asarray(0.01, dtype))
+        return lambda key, state: step(key, state), jax.vmap(lambda x: langevin.mala_init(x, mixture.logdensity))(x)
+    network = dsm.EnergyMLP((16, 16))
+    params = network.init(jax.random.key(1), x[0])
+    score = mixture.score if kind == "mixture" else dsm.score_of(lambda x: network.apply(params, x))
+    step = partial(langevin.ula_step, score=score, step_size=jnp.asarray(0.01, dtype))
+    return lambda key, state: step(key, state), langevin.LangevinState(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("mixture", jnp.float32),
+        pytest.param("mixture", jnp.float64, marks=pytest.mark.slow),
+        ("network", jnp.float32),
+        pytest.param("network", jnp.float64, marks=pytest.mark.slow),
+        pytest.param("mala", jnp.float32, marks=pytest.mark.slow),
+        pytest.param("mala", jnp.float64, marks=pytest.mark.slow),
+    ],
+)
+def test_with_a_tile_a_chain_has_the_same_bits_alone_or_among_many(kind, dtype):
+    step, states = chains_of(kind, dtype)
+    keys = jax.random.split(jax.random.key(0), 20)
+
+    def run(num):
+        few = jax.tree.map(lambda leaf: leaf[:num], states)
+        return langevin.run_many(keys[:num], step, few, 20, thin=10, tile=8)
+
+    many = jax.jit(run, static_argnums=0)(20)
+    chex.assert_trees_all_equal(jax.jit(run, static_argnums=0)(20), many)
+    for num, function in ((1, jax.jit(run, static_argnums=0)), (9, run)):
+        chex.assert_trees_all_equal(function(num), jax.tree.map(lambda leaf, num=num: leaf[:num], many))
+    # And the same chains as without a tile, but for the last digits.
+    chex.assert_trees_all_close(run(20)[0], langevin.run_many(keys, step, states, 20)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_run_many_refuses_a_tile_of_none():
+    step, states = chains_of("mixture", jnp.float32)
+    with pytest.raises(ValueError, match="tile = 0"):
+        langevin.run_many(jax.random.split(jax.random.key(0), 20), step, states, 5, tile=0)
+
+
+def test_a_chain_starts_where_the_density_is_positive():
+    with pytest.raises(ValueError, match=r"logdensity\(x\) = -inf at the start"):
+        langevin.mala_init(jnp.array([9.0, 0.0]), dsm.checkerboard().logdensity)
+
+
+def test_infos_are_averaged_to_the_last_digit_over_many_steps():
+    # A sum in float32 would stop at 2^24; the average of 1, 0, 1, 0, ... must not drift either.
+    def step(key, state):
+        return state + 1, (state % 2).astype(jnp.float32)
+
+    _, history = jax.jit(
+        lambda: langevin.run(jax.random.key(0), step, jnp.zeros((), jnp.int32), 100_000, thin=100_000)
+    )()
+    np.testing.assert_allclose(history.infos, 0.5, rtol=1e-5)

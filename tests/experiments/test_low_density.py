@@ -29,17 +29,24 @@ def test_writes_the_record_and_the_figures(run):
 @pytest.mark.slow
 def test_reports_every_model_and_set_of_points(run):
     metrics = run[1]["metrics"]
-    models = ["equation 1", "equation 2, σ = 0.5", "equation 2, σ = 1"]
+    at_one_sigma, others = ["equation 2, σ = 0.5", "equation 2, σ = 1"], ["denoising over levels", "persistent CD"]
+    models = ["equation 1", *at_one_sigma, *others]
     assert list(metrics["density"]) == models
     for points in low_density_truth.POINTS:
         assert list(metrics["error"][points]) == models
-        assert list(metrics["error_from_smoothed_score"][points]) == models[1:]
+        assert list(metrics["error_from_smoothed_score"][points]) == models[1:-1]
+        assert list(metrics["equation_2_minus_equation_1"][points]) == at_one_sigma
+        assert list(metrics["others_minus_equation_1"][points]) == others
+        assert list(metrics["bias_of_smoothing"][points]) == at_one_sigma
         assert all(len(row["mean"]) == len(row["half_width"]) == 10 for row in metrics["error"][points].values())
         assert metrics["median_log_density"][points] == sorted(metrics["median_log_density"][points])
         # More smoothing takes the target further from the data in the tail.
         less, more = metrics["bias_of_smoothing"][points].values()
         assert less[0] < more[0] < metrics["data_score"][points][0]
         assert sum(f"Points {points}:" in sentence for sentence in metrics["verdict"]) == 2
+    for name in ("Denoising over levels", "Persistent CD"):
+        (sentence,) = (s for s in metrics["verdict"] if s.startswith(f"{name} minus equation 1"))
+        assert sentence.count("s.e.") == len(low_density_truth.POINTS)
 
 
 @pytest.mark.slow
@@ -119,6 +126,7 @@ def test_comparison_names_what_it_decides():
     found = low_density_report.compare(baseline + shift + noise, baseline)
     assert (found["better_in"], found["worse_in"], found["sparsest_is"]) == ([1, 2, 3, 4], [8, 9, 10], "better")
     assert found["sparsest"]["mean"] == pytest.approx(-1)
+    assert found["sparsest_standard_error"] == pytest.approx(0.1 / np.sqrt(7))
 
 
 def test_runs():
@@ -133,6 +141,13 @@ def test_box_holds_the_data():
     assert (np.abs(target.means) + 4.9 * spread < low_density_truth.HALF_WIDTH).all()
 
 
+def test_the_spread_is_that_of_the_data():
+    target = low_density_truth.three_modes()
+    mean = target.weights @ target.means
+    second = target.weights @ (target.means**2 + np.diagonal(target.covariances, axis1=1, axis2=2))
+    np.testing.assert_allclose(np.sqrt(np.mean(second - mean**2)), low_density_truth.SPREAD, rtol=0.05)
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -144,6 +159,7 @@ def test_box_holds_the_data():
         ({"sigmas": (0.5, 0.0)}, "sigmas must be positive and finite, got 0.0"),
         ({"sigmas": (float("nan"),)}, "sigmas must be positive and finite, got nan"),
         ({"sigmas": (0.5, 0.5)}, "sigmas must differ"),
+        ({"ladder_size": 1}, "ladder_size must be at least 2, got 1"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
     ],
 )
