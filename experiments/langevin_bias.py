@@ -25,13 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
-from matplotlib.figure import Figure
 from rich.table import Table
 
 import dsm
 from dsm import chains as markov
 from dsm import langevin, underdamped
-from experiments import record
+from experiments import langevin_bias_figures, record
 
 REACH = 9.0
 """Half the length of the grid, in standard deviations of a Gaussian target."""
@@ -225,7 +224,12 @@ def main(
             found[title] = rows
     show(steps, found)
     return record.write(
-        out, arguments=arguments, metrics=found, figures={"bias": draw(steps, found)}, clock=clock, dtype="float32"
+        out,
+        arguments=arguments,
+        metrics=found,
+        figures={"bias": langevin_bias_figures.draw(steps, found)},
+        clock=clock,
+        dtype="float32",
     )
 
 
@@ -278,34 +282,6 @@ def show(steps: tuple[float, ...], found: dict) -> None:
             fits = [order[name] for name in (*names, "ULA, predicted")]
             table.add_row("order", *("" if fit is None else f"{fit[0]:.2f} ± {fit[1]:.2f}" for fit in fits))
             record.console.print(table)
-
-
-def draw(steps: tuple[float, ...], found: dict) -> Figure:
-    """Draw errors against h, both axes logarithmic, with error bars and ULA's predictions."""
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    axes = figure.subplots(2, len(found), sharex=True, squeeze=False)
-    colours = ("tab:blue", "tab:green", "tab:orange", "tab:red")
-    for column, (title, rows) in zip(axes.T, found.items(), strict=True):
-        for ax, measure, label in zip(
-            column, ("second_moment", "total_variation"), ("|error of E[x²]|", "total variation"), strict=True
-        ):
-            lowest = np.inf
-            for (name, row), colour in zip(rows["measured"].items(), colours, strict=True):
-                value = np.abs([r[measure] for r in row])
-                error = np.array([r[f"{measure}_se"] for r in row])
-                fit = rows["slopes"][measure][name]
-                order = "" if fit is None else f", order {fit[0]:.2f} ± {fit[1]:.2f}"
-                lowest = min(lowest, error.min())
-                ax.errorbar(
-                    steps, value, 2 * error, color=colour, marker="o", ms=4, ls="", capsize=2, label=name + order
-                )
-            for name, style in (("kernel", "-"), ("first order", "--")):
-                values = [row[name][measure] for row in rows["predicted"]]
-                ax.plot(steps, np.abs(values), style, color="black", lw=1, label=f"ULA, {name}")
-            ax.set(xscale="log", yscale="log", title=title, ylabel=label, ylim=(lowest / 3, None))
-            ax.legend(fontsize=7)
-        column[-1].set_xlabel("h (BAOAB: its step is √(2h)); bars: 2 standard errors")
-    return figure
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def samples(ends: dict[str, Array], found: dict[str, dict]) -> Figure:
 
 def shares(shares: dict[str, np.ndarray], evaluations: int, attracted: float) -> Figure:
     """Draw the share of chains on the heavy mode against score evaluations."""
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    figure = Figure(figsize=(8.5, 4), layout="constrained")
     ax = figure.subplots()
     styles = ("-", "-", "--", ":", "-", "-.")
     for (name, share), style in zip(shares.items(), styles, strict=True):
@@ -26,5 +26,5 @@ def shares(shares: dict[str, np.ndarray], evaluations: int, attracted: float) ->
     ax.axhline(0.8, color="black", lw=0.8, label="weight of the mode")
     ax.axhline(attracted, color="grey", lw=0.8, ls=":", label="share of starts drawn to it")
     ax.set(xlabel="score evaluations", ylabel="share of chains on the heavy mode", ylim=(0.45, 0.85))
-    ax.legend(fontsize=8, loc="center right")
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import dsm
-from experiments import low_density, low_density_report, low_density_truth
+from experiments import low_density, low_density_models, low_density_report, low_density_truth
 
 TINY = {"seeds": 2, "steps": 3, "batch_size": 8, "train_size": 20, "width": 4, "nodes": 16, "num_points": 100}
 
@@ -174,3 +174,28 @@ def test_a_loss_that_overflows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="seed 0, equation 2, σ = 1e-30: the loss is not finite"):
         low_density.main(sigmas=(1e-30,), out=tmp_path / "new", **TINY)
     assert not list(tmp_path.iterdir())
+
+
+def test_models_that_differ_by_sigma_alone_share_a_program():
+    budget = {"ladder_size": 3, "steps": 2, "batch_size": 4, "learning_rate": 1e-3}
+    # The smallest scale may lie above the spread of the data.
+    for levels in ([0.5, 1.0], [3.0, 4.0]):
+        models = low_density_models.make_models(dsm.EnergyMLP(widths=(4, 4)), levels, **budget)
+        likelihood, *fixed, over_levels, chains = models
+        assert [model.name for model in models] == low_density_models.names_of(levels)
+        assert [model.sigma for model in models] == [0.0, *levels, levels[0], 0.0]
+        assert len({model.train for model in fixed}) == 1
+        assert len({likelihood.train, fixed[0].train, over_levels.train, chains.train}) == 4
+        assert {model.energy for model in models} == {likelihood.energy, over_levels.energy}
+
+
+def test_the_model_over_levels_is_judged_at_its_smallest_scale():
+    network = dsm.EnergyMLP(widths=(4, 4))
+    *_, model, _ = low_density_models.make_models(
+        network, [0.5, 1.0], ladder_size=3, steps=2, batch_size=4, learning_rate=1e-3
+    )
+    conditional = dsm.ConditionalEnergyMLP(widths=(4, 4), sigma_data=low_density_truth.SPREAD)
+    x = jnp.asarray([0.3, -1.2])
+    params = conditional.init(jax.random.key(0), x, 1.0)
+    assert model.energy(params)(x) == conditional.apply(params, x, 0.5)
+    assert model.energy(params)(x) != conditional.apply(params, x, 1.0)
