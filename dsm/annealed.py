@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Key
 
 from . import langevin
+from .chains import check_step_size
 from .noise import check_sigmas, tweedie
 
 
@@ -49,8 +49,7 @@ def annealed_langevin(
     check_sigmas(sigmas)
     if steps_per_level < 1:
         raise ValueError(f"steps_per_level = {steps_per_level}: at least one step is needed")
-    if not isinstance(step_size, Tracer) and not float(step_size) > 0:
-        raise ValueError(f"step_size = {step_size}: it must be positive")
+    check_step_size(step_size)
     smallest = sigmas[-1]
 
     def level(state, index):

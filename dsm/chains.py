@@ -45,7 +45,12 @@ def run(
         raise ValueError(f"thin = {thin} does not divide num_steps = {num_steps}")
     if not isinstance(first, Tracer) and int(first) < 0:
         raise ValueError(f"first = {first}: steps are counted from 0")
-    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(step, key, state)[1])
+
+    def blank_of(leaf):
+        counts = jnp.issubdtype(leaf.dtype, jnp.integer)
+        return jnp.zeros(leaf.shape, jnp.result_type(float) if counts else leaf.dtype)
+
+    blank = jax.tree.map(blank_of, jax.eval_shape(step, key, state)[1])
 
     def block(carry, start):
         def body(j, carry):
@@ -57,7 +62,9 @@ def run(
             # Averaged as they come: with thin = num_steps a stack of infos would be as long as the run, and a sum in
             # float32 stands still at 2^24.
             def join(so_far, new):
-                return so_far | new if new.dtype == bool else so_far + (new - so_far) / (j + 1).astype(so_far.dtype)
+                if new.dtype == bool:
+                    return so_far | new
+                return so_far + (new.astype(so_far.dtype) - so_far) / (j + 1).astype(so_far.dtype)
 
             return state, diverged_at, jax.tree.map(join, mean, info)
 
@@ -84,7 +91,7 @@ def run_many(
     With `tile` they run so many at a time, the last group filled up. XLA may sum in another order for another number
     of chains, which changes last digits and, in time, paths; with one tile chain i has the same bits alone or among a
     thousand. It costs a lonely chain the time of a whole tile. The i-th key is consumed by chain i. Raises
-    ValueError as `run` does, or if tile < 1.
+    ValueError as `run` does, if tile < 1, or with a tile if there is no chain.
     """
 
     def together(keys, states):
@@ -95,6 +102,8 @@ def run_many(
     if tile < 1:
         raise ValueError(f"tile = {tile}: at least one chain is needed")
     num = keys.shape[0]
+    if num == 0:
+        raise ValueError("keys is empty: there is no chain")
     index = jnp.arange(-(-num // tile) * tile, dtype=jnp.int32).reshape(-1, tile) % num
     found = jax.lax.map(lambda i: together(keys[i], jax.tree.map(lambda a: a[i], states)), index)
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num], found)

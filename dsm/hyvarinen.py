@@ -25,12 +25,11 @@ def implicit(
     Integration by parts, for p that vanishes at infinity: E s' grad log p = -E tr grad s. The least value is
     -1/2 E |grad log p|^2, for N(m, S) -1/2 tr inv(S).
 
-    Exact; it costs D products with grad s, D the size of x, one at a time, so that memory does not grow with D, neither
-    here nor in the gradient. Raises ValueError if score(x) is not like x, or x is known and not finite. Source:
+    Exact; it costs D products with grad s, D the size of x, one at a time, so that memory grows no faster than x, here
+    and in the gradient. Raises ValueError if score(x) is not like x, or x is known and not finite. Source:
     Hyvarinen (2005), equation 4.
     """
-    basis = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
-    s, curvatures = _along(score, x, basis)
+    s, curvatures = _along(score, x, jnp.arange(x.size), lambda i: jax.nn.one_hot(i, x.size, dtype=x.dtype))
     return jnp.sum(curvatures) + half_squared_norm(s)
 
 
@@ -99,13 +98,21 @@ def sliced_finite_difference(
 
 
 def _along(
-    score: Callable[..., Float[Array, "*shape"]], x: Float[Array, "*shape"], v: Float[Array, "k *shape"]
+    score: Callable[..., Float[Array, "*shape"]],
+    x: Float[Array, "*shape"],
+    seeds: Array,
+    direction: Callable[[Array], Array] = lambda v: v,
 ) -> tuple[Float[Array, "*shape"], Float[Array, " k"]]:
-    """s(x), and v_i' grad s(x) v_i for each direction."""
+    """s(x), and v_i' grad s(x) v_i for each v_i = direction(seeds_i), of as many entries as x."""
     s, product = jax.linearize(checked_score(score, x), x)
+
     # One at a time and recomputed in the backward pass: a vmap holds the activations of all directions, and where
     # there are many of them it is several times slower under grad, on a CPU.
-    return s, jax.lax.map(jax.checkpoint(lambda u: jnp.sum(u * product(u))), v)
+    def curvature(seed):
+        v = direction(seed).reshape(x.shape)
+        return jnp.sum(v * product(v))
+
+    return s, jax.lax.map(jax.checkpoint(curvature), seeds)
 
 
 def _dots(v: Float[Array, "k *shape"], s: Float[Array, "*shape"]) -> Float[Array, " k"]:

@@ -171,7 +171,7 @@ def check_temperature(temperature: float | Float[Array, ""], *, allow_zero: bool
     """Raises ValueError unless temperature is positive (or 0, where that has a meaning); traced values pass unseen."""
     if isinstance(temperature, Tracer):
         return
-    if allow_zero and not float(temperature) >= 0:
-        raise ValueError(f"temperature = {temperature}: it must not be negative")
-    if not allow_zero and not float(temperature) > 0:
-        raise ValueError(f"temperature = {temperature}: it must be positive")
+    if allow_zero and not 0 <= float(temperature) < math.inf:
+        raise ValueError(f"temperature = {temperature}: it must be finite and not negative")
+    if not allow_zero and not 0 < float(temperature) < math.inf:
+        raise ValueError(f"temperature = {temperature}: it must be positive and finite")

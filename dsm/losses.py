@@ -107,7 +107,8 @@ def denoising_continuous(
     It is lambda(t) times equation (2) for alpha(t) x at sigma = std(t), and an unbiased estimate of the mean over t.
     The default weight is lambda = std(t)^2, as over levels. With weight "likelihood", lambda = g(t)^2, the squared
     diffusion of the SDE, and the mean over x ~ p_D bounds the Kullback-Leibler divergence from p_D to the model, up to
-    a constant and what t < t_min leaves out; it varies more, as g^2 / std^2 grows like 1/t. Any function of t will do.
+    a constant and what t < t_min leaves out; it varies more for VP and SubVP, where g^2 / std^2
+    grows like 1/t (for VE it is constant: both weights are one). Any function of t will do.
 
     Near t = 0 rounding x_t adds an error of about u |x| / std(t) to eps, u the rounding unit: in float32 with `SubVP`,
     whose std is beta_min t there, take t_min = 1e-3. `key` is consumed. Raises ValueError if t_min is known and not in

@@ -138,7 +138,6 @@ def step(
     return PersistentState(trained, buffer), ContrastiveInfo(info, jnp.mean(jax.vmap(model)(x_negative)), share)
 
 
-@partial(jax.jit, static_argnames=("energy", "move", "optimizer", "batch_size", "num_steps", "l2", "ema_decay"))
 def fit(
     key: Key[Array, ""],
     state: PersistentState,
@@ -160,7 +159,12 @@ def fit(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps = {num_steps}: at least one step is needed")
+    check_finite("data", data)
+    return _fit(key, state, data, energy, move, optimizer, batch_size, num_steps, l2, ema_decay)
 
+
+@partial(jax.jit, static_argnames=("energy", "move", "optimizer", "batch_size", "num_steps", "l2", "ema_decay"))
+def _fit(key, state, data, energy, move, optimizer, batch_size, num_steps, l2, ema_decay):
     def body(state, _):
         return step(
             jax.random.fold_in(key, state.training.step),

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..energies import check_finite
+
 
 def squared_distances(row: Float[Array, " D"], points: Float[Array, "N D"]) -> Float[Array, " N"]:
     """|row - points_n|^2 for every n: summed differences, so that a copy has distance exactly 0."""
@@ -11,11 +13,14 @@ def squared_distances(row: Float[Array, " D"], points: Float[Array, "N D"]) -> F
 
 
 def check_pair(x: Array, y: Array) -> None:
-    """Raises ValueError unless x and y are two samples [N, D] and [M, D] that are not empty."""
+    """Raises ValueError unless x and y are two samples [N, D] and [M, D], not empty, and finite where known."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in x.shape + y.shape:
         raise ValueError(
             f"samples must be two arrays [N, D] and [M, D] that are not empty, got {x.shape} and {y.shape}"
         )
+    # A distance to nan is in no order with any other, so a test would answer something.
+    check_finite("x", x)
+    check_finite("y", y)
 
 
 def check_two_of_each(x: Array, y: Array) -> None:

@@ -9,6 +9,8 @@ from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Key
 
+from . import checks
+
 
 class GaussianMixture(NamedTuple):
     """p(x) = sum_k w_k N(x; m_k, C_k) on R^D, with C_k = Q_k diag(lambda_k) Q_k'.
@@ -81,12 +83,15 @@ class GaussianMixture(NamedTuple):
     def _log_joint(self, squares: Float[Array, " K"]) -> Float[Array, " K"]:
         # log w_k N(x; m_k, C_k), from |z_k|^2 with z_k = W_k (x - m_k).
         log_scale = 0.5 * jnp.sum(jnp.log(2.0 * np.pi * self.variances), axis=1)
-        return jnp.log(self.weights) - log_scale - 0.5 * squares
+        # A weight of 0 has no derivative here, and must not make those in other things nan.
+        log_weights = jnp.log(jnp.where(self.weights > 0, self.weights, 1.0))
+        return jnp.where(self.weights > 0, log_weights, -jnp.inf) - log_scale - 0.5 * squares
 
 
 def _logdensity_and_score(
     mixture: GaussianMixture, x: Float[Array, " D"]
 ) -> tuple[Float[Array, ""], Float[Array, " D"]]:
+    checks.point(x, mixture.means.shape[1])
     whitening = mixture._whitening()
     z = jnp.einsum("kij,kj->ki", whitening, x[None, :] - mixture.means, precision="highest")
     log_joint = mixture._log_joint(jnp.sum(z * z, axis=1))

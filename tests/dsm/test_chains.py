@@ -259,3 +259,12 @@ def test_infos_are_averaged_to_the_last_digit_over_many_steps():
         lambda: langevin.run(jax.random.key(0), step, jnp.zeros((), jnp.int32), 100_000, thin=100_000)
     )()
     np.testing.assert_allclose(history.infos, 0.5, rtol=1e-5)
+
+
+def test_whole_numbers_in_an_info_are_averaged_too():
+    def step(key, state):
+        return state + 1, {"count": state, "flag": state == 2}
+
+    _, history = langevin.run(jax.random.key(0), step, jnp.zeros((), jnp.int32), 4, thin=4)
+    assert_allclose(history.infos["count"], [1.5])
+    assert_array_equal(history.infos["flag"], [True])

@@ -8,7 +8,7 @@ import pytest
 
 import dsm
 from dsm import contrastive, langevin, training
-from dsm.box import box
+from dsm.boxes import box
 
 PRECISION, STEP, NUM = 1.6, 0.3, 40_000
 

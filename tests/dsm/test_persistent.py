@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from dsm import contrastive, persistent
-from dsm.box import box
+from dsm.boxes import box
 from dsm.persistent import ReplayBuffer
 
 KEY = jax.random.key(0)

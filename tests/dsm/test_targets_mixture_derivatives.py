@@ -61,3 +61,16 @@ def test_float32_keeps_its_derivatives_float32():
     mixture = jax.tree.map(lambda a: a.astype(jnp.float32), MIXTURE)
     shapes = jax.eval_shape(jax.grad(handmade, argnums=(0, 1)), mixture, X[0].astype(jnp.float32))
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+
+
+def test_a_component_of_no_weight_leaves_derivatives_alone():
+    mixture = dsm.gaussian_mixture([1.0, 0.0], [[0.0], [1.0]], 1.0)
+    x = jnp.array([0.3])
+    # log N(0.3; 0, 1 + sigma^2) in sigma: (x^2 / (1 + sigma^2) - 1) sigma / (1 + sigma^2).
+    slope = jax.jvp(lambda sigma: mixture.smooth(sigma).logdensity(x), (0.5,), (1.0,))[1]
+    np.testing.assert_allclose(slope, (0.09 / 1.25 - 1) * 0.5 / 1.25, rtol=1e-12)
+
+
+def test_a_point_of_another_dimension_is_refused():
+    with pytest.raises(ValueError, match="x has shape"):
+        dsm.two_modes().logdensity(jnp.ones(1))

@@ -201,3 +201,13 @@ def test_bad_points_and_smoothing_are_refused_by_name(target):
     for method in (target.logdensity, target.score):
         with pytest.raises(ValueError, match=r"x has shape \(3,\), not \(2,\)"):
             method(jnp.zeros(3))
+
+
+@pytest.mark.parametrize("point", [(0.0, 0.0), (0.0, 1.0), (2.0, -4.0), (4.0, 3.0)])
+def test_the_board_can_be_differentiated_on_its_edges(point):
+    target, x = checkerboard(0.5), jnp.array(point)
+    score = target.score(x)
+    np.testing.assert_allclose(jax.grad(target.logdensity)(x), score, rtol=1e-9, atol=1e-12)
+    h = 1e-5
+    slopes = [(target.score(x + h * e) - target.score(x - h * e)) / (2 * h) for e in jnp.eye(2)]
+    np.testing.assert_allclose(jax.jacobian(target.score)(x), jnp.stack(slopes, axis=1), rtol=1e-6, atol=1e-6)
