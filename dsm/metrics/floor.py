@@ -13,10 +13,10 @@ Three integrands have the floor for their mean over q:
     (D / sigma^2 + div s_sigma) / 2 = tr Cov[x | x~] / (2 sigma^4),
     1/2 |s_sigma(x~) + eps / sigma|^2, the loss at s_sigma,    x~ = x + sigma eps.
 
-Here it is the second. As a variance it is never negative, where the first may be by chance. It is the mean of the third
-given x~, so it has the smaller variance, and none at all for a Gaussian. In floating point its two terms do cancel where
-sigma is far above the spread of the data: an error of about u / sigma^2, u the rounding unit; use float64 there.
-Standard deviations of one draw x~, measured for 1/2 N(-1, 1/4) + 1/2 N(1, 1/4):
+Here it is the second. As a variance it is never negative, where the first may be by chance. It is the mean of the
+third given x~, so it has the smaller variance, and none at all for a Gaussian. In floating point its two terms do
+cancel where sigma is far above the spread of the data: an error of about u / sigma^2, u the rounding unit; use
+float64 there. Standard deviations of one draw x~, measured for 1/2 N(-1, 1/4) + 1/2 N(1, 1/4):
 
     sigma   floor     first    second     third
     0.1     48.6      2.1      1.5        69
