@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from . import langevin
+from .chains import check_step_size
 from .energies import check_finite, scalar_energy
 
 
@@ -192,8 +193,7 @@ def _check(x, betas, step_size, num_transitions: int) -> None:
         raise ValueError(f"betas has {betas.shape[0]} entries: a ladder has at least 0 and 1")
     if jnp.shape(step_size) not in ((), (betas.shape[0] - 1,)):
         raise ValueError(f"step_size has shape {jnp.shape(step_size)}: () or ({betas.shape[0] - 1},) is wanted")
-    if not isinstance(step_size, Tracer) and not np.all((np.asarray(step_size) > 0) & np.isfinite(step_size)):
-        raise ValueError(f"step_size = {step_size}: it must be positive and finite")
+    check_step_size(step_size)
     if isinstance(betas, Tracer):
         return
     values = np.asarray(betas)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
@@ -165,7 +166,10 @@ def warm_up(
     return WarmUp(state, jnp.exp(average), tried, acceptance)
 
 
-def check_step_size(step_size: float | Float[Array, ""]) -> None:
-    """Raises ValueError unless step_size is positive and finite; a traced value passes unseen."""
-    if not isinstance(step_size, Tracer) and not 0 < float(step_size) < math.inf:
+def check_step_size(step_size: float | Float[Array, "..."]) -> None:
+    """Raises ValueError unless step_size, one or many, is positive and finite; a traced value passes unseen."""
+    if isinstance(step_size, Tracer):
+        return
+    steps = np.asarray(step_size)
+    if not np.all((steps > 0) & np.isfinite(steps)):
         raise ValueError(f"step_size = {step_size}: it must be positive and finite")

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Key
 
+from .chains import check_step_size
 from .energies import check_finite
 from .langevin import MALAInfo, MALAState, mala_init, mala_step
 
@@ -61,10 +62,7 @@ def tempering_step(
         ladder = np.asarray(temperatures)
         if not (ladder[0] > 0 and np.all(np.diff(ladder) > 0) and np.isfinite(ladder[-1])):
             raise ValueError(f"temperatures = {ladder}: they must be positive, finite and ascending")
-    if not isinstance(step_size, Tracer) and not np.all(
-        (np.asarray(step_size) > 0) & np.isfinite(np.asarray(step_size))
-    ):
-        raise ValueError(f"step_size = {step_size}: it must be positive and finite")
+    check_step_size(step_size)
     key_move, key_parity, key_trade = jax.random.split(key, 3)
 
     steps = jnp.broadcast_to(jnp.asarray(step_size, temperatures.dtype), (K,))

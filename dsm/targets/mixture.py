@@ -5,7 +5,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Key
 
@@ -62,8 +61,7 @@ class GaussianMixture(NamedTuple):
 
         Raises ValueError if sigma is known and negative.
         """
-        if not isinstance(sigma, Tracer) and not 0 <= float(sigma) < np.inf:
-            raise ValueError(f"sigma = {float(sigma)}: it must be finite and not negative")
+        checks.noise_scale(sigma)
         return self._replace(variances=self.variances + sigma**2)
 
     def mean(self) -> Float[Array, " D"]:
