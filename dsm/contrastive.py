@@ -60,18 +60,15 @@ def negatives(
     the chains, neither to x nor to the parameters of E. `key` is consumed. Bias, stability and errors are those of
     `langevin.ula_step` and `langevin.run`.
     """
-    check_finite("x", x)
     score = score_of(energy)
 
-    def chain(key, x):
-        def step(key, state):
-            return langevin.ula_step(key, state, score, step_size=step_size, temperature=temperature, box=box)
+    def step(key, state):
+        return langevin.ula_step(key, state, score, step_size=step_size, temperature=temperature, box=box)
 
-        state, history = langevin.run(key, step, langevin.init(x), num_steps, thin=num_steps)
-        diverged = history.infos.diverged[0]
-        return jnp.where(diverged, x, state.x), diverged
-
-    return jax.lax.stop_gradient(jax.vmap(chain)(jax.random.split(key, x.shape[0]), x))
+    keys = jax.random.split(key, x.shape[0])
+    state, history = langevin.run_many(keys, step, langevin.init(x), num_steps, thin=num_steps)
+    diverged = history.diverged_at >= 0
+    return jax.lax.stop_gradient((jax.vmap(jnp.where)(diverged, x, state.x), diverged))
 
 
 def contrastive_divergence(
