@@ -216,15 +216,13 @@ def assessor(
         def logdensity(x: Array) -> Array:
             return jnp.where(jnp.all((x >= lower) & (x <= upper)), -energy(x), -jnp.inf)
 
-        def chain(key: Array, x: Array) -> tuple[Array, Array]:
-            def step(key: Array, state: Any) -> Any:
-                return langevin.mala_step(key, state, logdensity, step_size=MALA_STEP)
-
-            state, history = langevin.run(key, step, langevin.mala_init(x, logdensity), chain_steps, thin=chain_steps)
-            return state.x, history.infos.accepted
+        def step(key: Array, state: Any) -> Any:
+            return langevin.mala_step(key, state, logdensity, step_size=MALA_STEP)
 
         start = jnp.clip(gaussian.sample(key_start, chains), lower, upper)
-        samples, _ = jax.vmap(chain)(jax.random.split(key_chain, chains), start)
+        states = jax.vmap(lambda x: langevin.mala_init(x, logdensity))(start)
+        keys = jax.random.split(key_chain, chains)
+        samples = langevin.run_many(keys, step, states, chain_steps, thin=chain_steps)[0].x
         return {
             "fisher_divergence": divergence,
             "relative_error": jnp.sqrt(2 * divergence / jnp.mean(jnp.sum(exact**2, axis=1))),
