@@ -91,8 +91,10 @@ def run_many(
 
     With `tile` they run so many at a time, the last group filled up. XLA may sum in another order for another number
     of chains, which changes last digits and, in time, paths; with one tile chain i has the same bits alone or among a
-    thousand. It costs a lonely chain the time of a whole tile. The i-th key is consumed by chain i. Raises
-    ValueError as `run` does, if tile < 1, or with a tile if there is no chain.
+    thousand. It costs a lonely chain the time of a whole tile. Without one, chains whose states are sharded over a
+    mesh run where they are and never wait for each other; a CPU is a device for each core if the variable
+    JAX_NUM_CPU_DEVICES says so, which for cheap steps is faster than XLA's own threads. The i-th key is consumed by
+    chain i. Raises ValueError as `run` does, if tile < 1, or with a tile if there is no chain.
     """
 
     def together(keys, states):

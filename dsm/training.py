@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from .energies import check_finite
@@ -46,23 +47,44 @@ class PerExample:
 
     loss: Callable[[Key[Array, ""], PyTree, Any], Float[Array, ""]]
     tile: int
+    mesh: Mesh | None = None
 
     def __call__(self, key: Key[Array, ""], params: PyTree, batch: Float[Array, "n *shape"]) -> Float[Array, ""]:
         """1/n sum_i loss(key_i, params, x_i)."""
-        keys = jax.random.split(key, batch.shape[0])
-        return jnp.mean(jax.vmap(self.loss, in_axes=(0, None, 0))(keys, params, batch))
+        return self._sum(params, jax.random.split(key, batch.shape[0]), batch) / batch.shape[0]
 
     def value_and_grad(
         self, key: Key[Array, ""], params: PyTree, batch: Float[Array, "n *shape"]
     ) -> tuple[Float[Array, ""], PyTree]:
-        """The loss and its gradient in params, added up over tiles: memory does not grow with the batch."""
-        n, tile = batch.shape[0], min(self.tile, batch.shape[0])
+        """The loss and its gradient in params, added up over tiles and devices: memory does not grow with the batch."""
+        n, mesh = batch.shape[0], self.mesh
         keys = jax.random.split(key, n)
-        total = jax.value_and_grad(
-            lambda params, keys, batch: jnp.sum(jax.vmap(self.loss, in_axes=(0, None, 0))(keys, params, batch))
-        )
+        if mesh is None:
+            sums = self._sums(params, keys, batch)
+        else:
+            if n % mesh.size:
+                raise ValueError(f"a batch of {n} examples cannot be shared out evenly to {mesh.size} devices")
+            axes = mesh.axis_names
+            shared, whole = PartitionSpec(axes), PartitionSpec()
+            sums = jax.shard_map(
+                lambda *part: jax.lax.psum(self._sums(*part), axes),
+                mesh=mesh,
+                in_specs=(whole, shared, shared),
+                out_specs=whole,
+                # Otherwise a derivative in params, which every device holds, is summed over devices tile by tile.
+                check_vma=False,
+            )(params, keys, batch)
+        return jax.tree.map(lambda a: a / n, sums)
+
+    def _sum(self, params, keys, batch):
+        return jnp.sum(jax.vmap(self.loss, in_axes=(0, None, 0))(keys, params, batch))
+
+    def _sums(self, params, keys, batch):
+        """sum_i loss_i and its gradient."""
+        n, tile = batch.shape[0], min(self.tile, batch.shape[0])
+        total = jax.value_and_grad(self._sum)
         if n == tile:
-            return jax.tree.map(lambda a: a / n, total(params, keys, batch))
+            return total(params, keys, batch)
         whole = n // tile * tile
         tiles = keys[:whole].reshape(-1, tile), batch[:whole].reshape(-1, tile, *batch.shape[1:])
 
@@ -73,20 +95,23 @@ class PerExample:
         sums, _ = jax.lax.scan(add, zeros, tiles)
         if whole < n:
             sums, _ = add(sums, (keys[whole:], batch[whole:]))
-        return jax.tree.map(lambda a: a / n, sums)
+        return sums
 
 
-def per_example(loss: Callable[[Key[Array, ""], PyTree, Any], Float[Array, ""]], *, tile: int = 512) -> PerExample:
+def per_example(
+    loss: Callable[[Key[Array, ""], PyTree, Any], Float[Array, ""]], *, tile: int = 512, mesh: Mesh | None = None
+) -> PerExample:
     """L(params) = 1/n sum_i loss(key_i, params, x_i): lifts a loss for one example to a batch, consuming its key.
 
     `step` takes its gradient over `tile` examples at a time, so that what is kept for the backward pass fits the
     cache (on a CPU 1.2 to 1.4 times faster at a batch of 4096) and the memory; on a large accelerator give a tile as
-    large as the batch. Two liftings of one loss are equal, so `fit` is compiled once for both. Raises ValueError if
-    tile < 1.
+    large as the batch. With a `mesh` its devices share each batch, whose size they must divide, and hold the whole of
+    params each; the terms of the sum are the same, their order is not, so results agree to rounding. Two liftings of
+    one loss are equal, so `fit` is compiled once for both. Raises ValueError if tile < 1.
     """
     if tile < 1:
         raise ValueError(f"tile = {tile}: at least one example is needed")
-    return PerExample(loss, tile)
+    return PerExample(loss, tile, mesh)
 
 
 def init(params: PyTree, optimizer: optax.GradientTransformation) -> TrainingState:

@@ -1,7 +1,8 @@
 """dsm against torchebm and blackjax, in one run: training steps and chains, in processes that take turns.
 
 Beside each time stands the floor that no change of ours could beat: the matrix products alone, at the speed of one
-large product measured in the same run, or the random bits alone.
+large product measured in the same run, or the random bits alone. On several cores torchebm uses its threads; dsm and
+blackjax share chains out, dsm large batches too, to one device for each core, in the way of JAX.
 
 python -m experiments.bench_dsm
 """
@@ -69,7 +70,7 @@ def compare(task: str, peers: Sequence[str], on: Sequence[int], *, rounds: int, 
         )
 
     steps, rows, mine = TASKS[task].steps, [], []
-    flags = {"JAX_NUM_CPU_DEVICES": "1"}
+    flags = {"JAX_NUM_CPU_DEVICES": str(max(1, len(on)))}
     with start(MINE) as ours:
         answer: Row = ours.ask({})
         for library in peers:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 
 import dsm
@@ -237,6 +238,19 @@ def test_with_a_tile_a_chain_has_the_same_bits_alone_or_among_many(kind, dtype):
         chex.assert_trees_all_equal(function(num), jax.tree.map(lambda leaf, num=num: leaf[:num], many))
     # And the same chains as without a tile, but for the last digits.
     chex.assert_trees_all_close(run(20)[0], langevin.run_many(keys, step, states, 20)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_chains_run_where_they_are_and_do_not_wait_for_each_other():
+    shared = NamedSharding(Mesh(jax.devices(), ("chains",)), PartitionSpec("chains"))
+    score = lambda x: -x * x  # noqa: E731
+    draw = jax.jit(lambda key, x: langevin.sample(key, score, x, step_size=0.01, num_steps=20))
+    x = jnp.linspace(0.0, 1.0, 16).reshape(8, 2)
+    spread = draw.lower(jax.random.key(0), jax.device_put(x, shared)).compile()
+    found = spread(jax.random.key(0), jax.device_put(x, shared))
+    assert found.sharding.is_equivalent_to(shared, 2)
+    assert_allclose(found, draw(jax.random.key(0), x), rtol=1e-12)
+    text = spread.as_text()
+    assert "while" in text and not any(word in text for word in ("all-gather", "all-reduce", "collective-permute"))
 
 
 def test_run_many_refuses_a_tile_of_none():

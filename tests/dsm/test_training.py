@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh
 
 import dsm
 from dsm import training
@@ -193,6 +194,22 @@ def test_a_gradient_by_tiles_is_the_gradient(num):
     tiled = jax.jit(batch_loss.value_and_grad)(jax.random.key(0), params, batch)
     plain = jax.jit(jax.value_and_grad(batch_loss, argnums=1))(jax.random.key(0), params, batch)
     chex.assert_trees_all_close(tiled, plain, rtol=1e-13)
+
+
+def test_devices_share_a_batch():
+    # 24 examples on 4 devices are 6 each: a tile of 4 and a rest.
+    mesh = Mesh(np.asarray(jax.devices()).reshape(2, 2), ("hosts", "cores"))
+    shared = {**SETTINGS, "batch_loss": training.per_example(noisy_distance, tile=4, mesh=mesh), "batch_size": 24}
+    alone = {**SETTINGS, "batch_size": 24}
+    found, info = training.fit(jax.random.key(0), fresh(), DATA, **shared, num_steps=20)
+    chex.assert_trees_all_close((found, info), training.fit(jax.random.key(0), fresh(), DATA, **alone, num_steps=20))
+    assert found.params["m"].sharding.is_fully_replicated and len(found.params["m"].sharding.device_set) == 4
+    # What came from the mesh goes on where it is.
+    again, _ = training.fit(jax.random.key(0), found, DATA, **shared, num_steps=20)
+    assert again.step == 40
+    with pytest.raises(ValueError, match="a batch of 8 examples cannot be shared out evenly to 3 devices"):
+        loss = training.per_example(noisy_distance, mesh=Mesh(jax.devices()[:3], ("cores",)))
+        training.step(jax.random.key(0), fresh(), DATA, **{**SETTINGS, "batch_loss": loss})
 
 
 def test_two_liftings_of_one_loss_are_one():
