@@ -4,6 +4,7 @@ An energy is any function `energy(x) -> scalar`; over noise levels it is `energy
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +13,24 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 
-def score_of(energy: Callable[..., Float[Array, ""]]) -> Callable[..., Float[Array, "..."]]:
+@dataclass(frozen=True, eq=False)
+class EnergyScore:
+    """The score of an energy, with the energy at hand for objectives that are cheaper through it; see `score_of`."""
+
+    energy: Callable[..., Float[Array, ""]]
+
+    def __call__(self, x: Float[Array, "*shape"], *args) -> Float[Array, "*shape"]:
+        """-grad_x E(x, *args)."""
+        return -jax.grad(lambda x: scalar_energy(self.energy, x, *args))(x)
+
+
+def score_of(energy: Callable[..., Float[Array, ""]]) -> EnergyScore:
     """s(x) = grad_x log p(x) = -grad_x E(x), in which the unknown constant Z has dropped out.
 
     Further arguments pass through: `score_of(energy)(x, sigma)` is -grad_x E(x, sigma). x may have any shape.
     The score raises ValueError if the energy is not a scalar.
     """
-
-    def score(x: Float[Array, "*shape"], *args) -> Float[Array, "*shape"]:
-        return -jax.grad(lambda x: scalar_energy(energy, x, *args))(x)
-
-    return score
+    return EnergyScore(energy)
 
 
 def scalar_energy(

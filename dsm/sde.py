@@ -2,7 +2,7 @@
 
 All of them are linear, f(x, t) = f(t) x, so that p(x_t | x_0) = N(alpha(t) x_0, std(t)^2 I) in closed form, with
 alpha' = f alpha and (std^2)' = 2 f std^2 + g^2. Each has `marginal(t) -> (alpha, std)`, `drift(x, t)` and
-`diffusion(t)`, and each raises ValueError where it is used if its own numbers are known and wrong. Source of all: Song
+`diffusion(t)`, which raise ValueError where they use its own numbers, if these are known and wrong. Source of all: Song
 et al. (2021), "Score-based generative modeling through stochastic differential equations", appendices B and C.
 """
 

@@ -36,8 +36,9 @@ GOALS = {
     "mala-mixture": {"blackjax": 4.0},
 }
 # Products of a 128 x 128 matrix with one row each, for one example: forward and gradient in x; for training, each of
-# them again for either factor; sliced score matching carries a tangent through all.
-PRODUCTS = {"denoising-4096": 6, "denoising-256": 6, "sliced-4096": 12, "ula-mlp": 2}
+# them again for either factor. Sliced score matching: value, slope and curvature forward, of which the slope serves
+# twice and so counts as two on the way back.
+PRODUCTS = {"denoising-4096": 6, "denoising-256": 6, "sliced-4096": 11, "ula-mlp": 2}
 Row = dict[str, Any]
 
 

@@ -34,6 +34,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..energies import check_finite, checked_score
+from ..hyvarinen import score_and_diagonal
 from ..likelihood import Grid
 from ..noise import check_sigma, perturb
 
@@ -106,9 +107,5 @@ def _posterior_variance(
     sigma: float | Float[Array, ""],
 ) -> Float[Array, ""]:
     """(D / sigma^2 + div s_sigma(x~)) / 2 = tr Cov[x | x~] / (2 sigma^4), by the derivative of Tweedie's formula."""
-    size = x_tilde.size
-    score = checked_score(smoothed_score, x_tilde, "smoothed_score")
-    _, push = jax.linearize(lambda u: score(u.reshape(x_tilde.shape)).ravel(), x_tilde.ravel())
-    # One direction at a time: the Jacobian of an image does not fit in memory.
-    slopes = jax.lax.map(lambda i: push(jax.nn.one_hot(i, size, dtype=x_tilde.dtype))[i], jnp.arange(size))
+    _, slopes = score_and_diagonal(checked_score(smoothed_score, x_tilde, "smoothed_score"), x_tilde)
     return 0.5 * jnp.sum(1 / jnp.asarray(sigma, x_tilde.dtype) ** 2 + slopes)

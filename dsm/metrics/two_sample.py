@@ -73,7 +73,7 @@ def mmd_test(
         jax.random.split(key, num_permutations),
         batch_size=64,
     )
-    # A shuffle that only exchanges equal points is a tie, whatever the order of its sums.
+    # A shuffle that only exchanges equal points is a tie, whatever the order of its sums, which are of order 1.
     tie = 16 * jnp.finfo(x.dtype).eps
     reached = jnp.sum(shuffled >= observed - tie, dtype=x.dtype)
     return TestResult(observed, (1 + reached) / (1 + num_permutations))
@@ -127,7 +127,8 @@ def _hypergeometric_tail(seen: Int[Array, ""], drawn: Int[Array, ""], good: int,
 
 
 def _log_binomials(num: int) -> Float[np.ndarray, " num_plus_1"]:
-    # In 64 bits on the host, and less their largest: the terms that matter are small then, and exact in float32.
+    # In 64 bits on the host, and less their largest: the terms that matter are small then, and float32 loses
+    # little: 0.2% of a p-value at 1e5 points.
     j = np.arange(num + 1)
     log_c = scipy.special.gammaln(num + 1) - scipy.special.gammaln(j + 1) - scipy.special.gammaln(num - j + 1)
     return log_c - log_c.max()

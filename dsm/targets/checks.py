@@ -29,9 +29,9 @@ def finite_array(name: str, value, shape: tuple[int, ...], *, positive: bool = F
     a = np.asarray(value, np.float64)
     if a.shape not in ((), shape):
         raise ValueError(f"{name} has shape {a.shape}, not () or {shape}")
-    _require(np.isfinite, name, a, "be finite")
+    require(np.isfinite(a), name, a, "must be finite")
     if positive:
-        _require(lambda a: a > 0, name, a, "be positive")
+        require(a > 0, name, a, "must be positive")
     return np.broadcast_to(a, shape)
 
 
@@ -55,8 +55,9 @@ def point(x, D: int) -> None:
         raise ValueError(f"x has shape {x.shape}, not ({D},): vmap over further axes")
 
 
-def _require(holds, name: str, a, wish: str) -> None:
-    if not np.all(holds(a)):
-        index = np.unravel_index(np.argmin(holds(a)), a.shape)
+def require(ok, name: str, a, wish: str) -> None:
+    """Raises ValueError with the place and the value of the first entry of the array `a` that is not ok."""
+    if not np.all(ok):
+        index = np.unravel_index(np.argmin(ok), a.shape)
         place = f"[{', '.join(map(str, index))}]" if index else ""
-        raise ValueError(f"{name}{place} = {a[index]}: it must {wish}")
+        raise ValueError(f"{name}{place} = {a[index]}: it {wish}")

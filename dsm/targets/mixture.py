@@ -141,22 +141,18 @@ def gaussian_mixture(weights, means, covariances) -> GaussianMixture:
     if C.shape not in ((), (K,), (K, D, D)):
         raise ValueError(f"covariances has shape {C.shape}, not (), ({K},) or ({K}, {D}, {D})")
     for name, a in (("weights", w), ("means", m), ("covariances", C)):
-        _require(np.isfinite(a), name, a, "is not finite")
-    _require(w >= 0, "weights", w, "is negative")
+        checks.require(np.isfinite(a), name, a, "must be finite")
+    checks.require(w >= 0, "weights", w, "must not be negative")
     if abs(w.sum() - 1) > 1e-5:
         raise ValueError(f"weights sum to {w.sum()}, not to 1")
     if C.ndim < 3:
-        _require(C > 0, "covariances", C, "is not a positive variance")
+        checks.require(C > 0, "covariances", C, "must be a positive variance")
         variances = np.broadcast_to(np.broadcast_to(C, (K,))[:, None], (K, D))
         axes = np.broadcast_to(np.eye(D), (K, D, D))
     else:
         asymmetry = np.abs(C - C.swapaxes(1, 2))
-        _require(
-            asymmetry <= 1e-5 * np.abs(C).max(axis=(1, 2), keepdims=True),
-            "covariances",
-            C,
-            "is not symmetric",
-        )
+        symmetric = asymmetry <= 1e-5 * np.abs(C).max(axis=(1, 2), keepdims=True)
+        checks.require(symmetric, "covariances", C, "must be that of the transpose")
         variances, axes = np.linalg.eigh((C + C.swapaxes(1, 2)) / 2)
         for k in range(K):
             if variances[k, 0] <= 0:
@@ -188,10 +184,3 @@ def two_modes() -> GaussianMixture:
     Source: Song and Ermon (2019), Section 3.2.2.
     """
     return gaussian_mixture([0.8, 0.2], [[5.0, 5.0], [-5.0, -5.0]], 1.0)
-
-
-def _require(ok, name: str, a, complaint: str) -> None:
-    if not np.all(ok):
-        index = np.unravel_index(np.argmin(ok), a.shape)
-        place = f"[{', '.join(map(str, index))}]" if index else ""
-        raise ValueError(f"{name}{place} = {a[index]} {complaint}")

@@ -118,6 +118,23 @@ def test_the_reduced_variance_is_lower_in_many_dimensions_and_may_be_higher_in_o
     assert variance(one, True) > 2 * variance(one, False)
 
 
+@pytest.mark.parametrize("num_directions", [1, 3])
+def test_through_an_energy_sliced_is_that_of_its_score(num_directions):
+    def both(a, x):
+        energy = lambda x: jnp.sum(a * jnp.cosh(x - 0.3)) + 0.5 * jnp.sum(x) ** 2  # noqa: E731
+        through = dsm.score_of(energy)
+        return [sliced(KEY, s, x, num_directions=num_directions) for s in (through, lambda x: through(x))]
+
+    values = jax.jit(both)(jnp.array(0.7), X)
+    slopes = jax.jit(jax.jacrev(both))(jnp.array(0.7), X)
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-12)
+    np.testing.assert_allclose(slopes[0], slopes[1], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"energy\(x\) has shape \(2, 3\) for x of shape \(2, 3\)"):
+        sliced(KEY, dsm.score_of(lambda x: x**2), X)
+    with pytest.raises(ValueError, match=r"x\[0, 1\] = nan"):
+        sliced(KEY, dsm.score_of(lambda x: jnp.sum(x**2)), X.at[0, 1].set(jnp.nan))
+
+
 def test_directions_are_averaged():
     v = np.asarray(jax.random.rademacher(KEY, (5, 2, 3), X.dtype)).reshape(5, 6)
     s, jacobian = derivatives(X)
