@@ -24,8 +24,10 @@ import dsm
 from experiments import low_density_figures as draw
 from experiments import record
 from experiments.low_density_models import Model, make_models, names_of
-from experiments.low_density_report import show, summarise, summarise_verdict, verdict
+from experiments.low_density_report import show
+from experiments.low_density_statistics import summarise
 from experiments.low_density_truth import Evaluation, Setting, box_grid, describe, evaluate, make_setting
+from experiments.low_density_verdict import summarise_verdict, verdict
 
 
 def main(

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import dsm
-from experiments.low_density_report import DENOISING, LEVELS, PERSISTENT
+from experiments.low_density_models import DENOISING, LEVELS, PERSISTENT
 
 
 def styles(names: list[str]) -> list[dict]:

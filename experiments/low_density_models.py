@@ -16,10 +16,11 @@ from jaxtyping import Array, Float
 
 import dsm
 from dsm import persistent
-from experiments.low_density_report import DENOISING, LEVELS, LIKELIHOOD, PERSISTENT
 from experiments.low_density_truth import HALF_WIDTH, SPREAD
 from experiments.training_run import energy_of
 
+LIKELIHOOD, DENOISING = "equation 1", "equation 2, "
+LEVELS, PERSISTENT = "denoising over levels", "persistent CD"
 Energy = Callable[[Float[Array, " 2"]], Float[Array, ""]]
 CHAINS = {"num_steps": 10, "step_size": 0.02, "restart": 0.05}
 """Of persistent contrastive divergence, beside as many chains as a batch has points."""

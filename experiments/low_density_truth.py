@@ -153,7 +153,11 @@ def describe(setting: Setting, levels: list[float]) -> Truth:
 
 
 def deciles(values: Float[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-    """Return 0 for the lowest tenth of the values to 9 for the highest; sizes differ by one at most."""
+    """Return 0 for the lowest tenth of the values to 9 for the highest; sizes differ by one at most.
+
+    These are the bins of `dsm.metrics.score_error_by_density`, which holds one score against one truth. Here errors
+    from two truths share the bins of p_D, and they are averaged afterwards, over all models and seeds, in float64.
+    """
     rank = np.argsort(np.argsort(values, kind="stable"))
     return rank * 10 // len(values)
 

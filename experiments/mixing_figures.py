@@ -4,6 +4,8 @@ import numpy as np
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
+from experiments.mixing_modes import HEAVY
+
 
 def samples(ends: dict[str, Array], found: dict[str, dict]) -> Figure:
     """Draw the ends of up to 1000 chains of each sampler."""
@@ -23,7 +25,7 @@ def shares(shares: dict[str, np.ndarray], evaluations: int, attracted: float) ->
     for (name, share), style in zip(shares.items(), styles, strict=True):
         x = np.arange(1, len(share) + 1) * evaluations / len(share)
         ax.plot(x, share, style, label=name, marker="o" if len(share) < 20 else None, ms=4)
-    ax.axhline(0.8, color="black", lw=0.8, label="weight of the mode")
+    ax.axhline(HEAVY, color="black", lw=0.8, label="weight of the mode")
     ax.axhline(attracted, color="grey", lw=0.8, ls=":", label="share of starts drawn to it")
     ax.set(xlabel="score evaluations", ylabel="share of chains on the heavy mode", ylim=(0.45, 0.85))
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))

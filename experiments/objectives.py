@@ -21,16 +21,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
 
 import dsm
-from dsm import langevin, metrics
 from experiments import objectives_figures as draw
 from experiments import objectives_losses as losses
 from experiments import objectives_noise as noise
 from experiments import record
+from experiments.objectives_errors import assessor, grids
 from experiments.objectives_report import ERRORS, TRUTH, conclusions, show, summary
-from experiments.training_run import energy_of
 
 TARGETS: dict[str, Callable[[], Any]] = {
     "eight Gaussians": dsm.eight_gaussians,
@@ -38,7 +36,6 @@ TARGETS: dict[str, Callable[[], Any]] = {
     "ring": lambda: dsm.ring(2.0, 0.2),
     "checkerboard": lambda: dsm.checkerboard(0.2),
 }
-MALA_STEP = 0.05
 
 
 def main(
@@ -97,22 +94,7 @@ def main(
         out: folder for metrics.json and the figures.
     """
     arguments = locals()
-    least = {"seeds": 1, "steps": 1, "batch_size": 2, "width": 1, "layers": 1, "train_size": 1, "test_size": 100}
-    least |= {"nodes": 16, "cd_steps": 1, "chains": 10, "chain_steps": 1, "examples": 10, "half_steps": 1}
-    for name, low in least.items():
-        record.require(arguments[name] >= low, f"{name} must be at least {low}, got {arguments[name]}")
-    for name in ("learning_rate", "sigma", "bandwidth", "step_size", "noise_sigma"):
-        record.require(0 < arguments[name] < np.inf, f"{name} must be positive, got {arguments[name]}")
-    for name, known in (("targets", tuple(TARGETS)), ("objectives", losses.NAMES)):
-        chosen = arguments[name]
-        record.require(len(set(chosen)) == len(chosen) > 0, f"{name} must be some, each once, got {chosen}")
-        record.require(set(chosen) <= set(known), f"{name} must be of {known}, got {chosen}")
-    record.require(sum(0 < s <= 0.1 for s in sigmas) >= 2, f"sigmas must hold two of at most 0.1, got {sigmas}")
-    record.require(
-        list(sigmas) == sorted(set(sigmas)) and sigmas[0] > 0, f"sigmas must ascend from above 0, got {sigmas}"
-    )
-    record.require(len(dims) >= 2, f"dims must hold at least two, got {dims}")
-    record.require(list(dims) == sorted(set(dims)) and dims[0] >= 1, f"dims must ascend from 1 or more, got {dims}")
+    check(arguments)
     record.require_run(seed, out)
 
     clock, widths = record.Clock(), (width,) * layers
@@ -123,7 +105,7 @@ def main(
     with record.progress() as bar:
         trainers = {name: losses.Trainer(clock, network, name, **budget) for name in objectives}
         task = bar.add_task("training", total=len(targets) * seeds * len(objectives), note="")
-        maps = {}
+        maps = {title: {} for title in targets}
         for i, title in enumerate(targets):
             target = TARGETS[title]()
             q = target.smooth(sigma)
@@ -148,7 +130,7 @@ def main(
                     row, log_density = assess(learned, key_test, test)
                     rows[title][name].append({k: float(v) for k, v in row.items()})
                     if s == 0:
-                        maps.setdefault(title, {})[name] = np.asarray(log_density)
+                        maps[title][name] = np.asarray(log_density)
                     bar.update(task, advance=1, note=f"{title}, {name}")
                 row, log_density = assess(None, key_test, test)
                 rows[title][TRUTH].append({k: float(v) for k, v in row.items()})
@@ -182,66 +164,25 @@ def main(
     return record.write(out, arguments=arguments, metrics=found, figures=figures, clock=clock, dtype="float32")
 
 
-def grids(q: Any, nodes: int) -> tuple[dsm.Grid, dsm.Grid]:
-    """Return the quadrature on the box of three standard deviations of q, and one twice as fine to judge by."""
-    reach = 3 * jnp.sqrt(jnp.diag(q.covariance()))
-    lower, upper = tuple((q.mean() - reach).tolist()), tuple((q.mean() + reach).tolist())
-    return dsm.quadrature_grid(lower, upper, nodes), dsm.quadrature_grid(lower, upper, 2 * nodes)
-
-
-def assessor(
-    clock: record.Clock, network: dsm.EnergyMLP, q: Any, grid: dsm.Grid, sigma: float, chains: int, chain_steps: int
-) -> Callable[..., tuple[dict, Array]]:
-    """Return a function from parameters (None: those of q) to the errors and the log density on the grid.
-
-    The key draws the same test noise, chains and exact samples for all models of one seed.
-    """
-    floor = clock(lambda grid: metrics.denoising_floor(q.logdensity, sigma, grid), grid)
-    lower, upper = grid.points.min(axis=0), grid.points.max(axis=0)
-    gaussian = dsm.gaussian(q.mean(), q.covariance())
-
-    def measure(params: Any, key: Key[Array, ""], test: Array) -> tuple[dict, Array]:
-        energy = (lambda x: -q.logdensity(x)) if params is None else energy_of(network, params["network"])
-        score = dsm.score_of(energy)
-        key_noise, key_start, key_chain, key_exact, key_lines = jax.random.split(key, 5)
-        x_tilde = jax.vmap(dsm.perturb, (0, 0, None))(jax.random.split(key_noise, len(test)), test, sigma)
-        exact, s = jax.vmap(q.score)(x_tilde), jax.vmap(score)(x_tilde)
-        divergence = metrics.fisher_divergence(score, q.score, x_tilde)
-        equation_2 = 0.5 * jnp.sum((s - jax.vmap(dsm.kernel_score, (0, 0, None))(x_tilde, test, sigma)) ** 2, axis=1)
-        log_q = jax.vmap(q.logdensity)(grid.points)
-        log_p = -jax.vmap(energy)(grid.points) - dsm.log_partition(energy, grid)
-        # The box holds all of q but what counts for nothing; q is normalised on it as the model is.
-        weights = jax.nn.softmax(grid.log_weights + log_q)
-
-        def logdensity(x: Array) -> Array:
-            return jnp.where(jnp.all((x >= lower) & (x <= upper)), -energy(x), -jnp.inf)
-
-        def step(key: Array, state: Any) -> Any:
-            return langevin.mala_step(key, state, logdensity, step_size=MALA_STEP)
-
-        start = jnp.clip(gaussian.sample(key_start, chains), lower, upper)
-        states = jax.vmap(lambda x: langevin.mala_init(x, logdensity))(start)
-        keys = jax.random.split(key_chain, chains)
-        samples = langevin.run_many(keys, step, states, chain_steps, thin=chain_steps)[0].x
-        return {
-            "fisher_divergence": divergence,
-            "relative_error": jnp.sqrt(2 * divergence / jnp.mean(jnp.sum(exact**2, axis=1))),
-            "denoising_excess": jnp.mean(equation_2 - floor),
-            "denoising_excess_error": jnp.std(equation_2) / len(test) ** 0.5,
-            "kl": jnp.sum(weights * (log_q - log_p)) - jax.nn.logsumexp(grid.log_weights + log_q),
-            "sliced_wasserstein": metrics.sliced_wasserstein(
-                key_lines, samples, q.sample(key_exact, chains), num_projections=100
-            ),
-        }, log_p
-
-    compiled: dict[bool, Callable] = {}
-
-    def assess(params: Any, key: Key[Array, ""], test: Array) -> tuple[dict, Array]:
-        if (params is None) not in compiled:
-            compiled[params is None] = clock.compile(measure, params, key, test)
-        return compiled[params is None](params, key, test)
-
-    return assess
+def check(given: dict[str, Any]) -> None:
+    """Refuse impossible arguments."""
+    least = {"seeds": 1, "steps": 1, "batch_size": 2, "width": 1, "layers": 1, "train_size": 1, "test_size": 100}
+    least |= {"nodes": 16, "cd_steps": 1, "chains": 10, "chain_steps": 1, "examples": 10, "half_steps": 1}
+    for name, low in least.items():
+        record.require(given[name] >= low, f"{name} must be at least {low}, got {given[name]}")
+    for name in ("learning_rate", "sigma", "bandwidth", "step_size", "noise_sigma"):
+        record.require(0 < given[name] < np.inf, f"{name} must be positive, got {given[name]}")
+    for name, known in (("targets", tuple(TARGETS)), ("objectives", losses.NAMES)):
+        chosen = given[name]
+        record.require(len(set(chosen)) == len(chosen) > 0, f"{name} must be some, each once, got {chosen}")
+        record.require(set(chosen) <= set(known), f"{name} must be of {known}, got {chosen}")
+    sigmas, dims = given["sigmas"], given["dims"]
+    record.require(sum(0 < s <= 0.1 for s in sigmas) >= 2, f"sigmas must hold two of at most 0.1, got {sigmas}")
+    record.require(
+        list(sigmas) == sorted(set(sigmas)) and sigmas[0] > 0, f"sigmas must ascend from above 0, got {sigmas}"
+    )
+    record.require(len(dims) >= 2, f"dims must hold at least two, got {dims}")
+    record.require(list(dims) == sorted(set(dims)) and dims[0] >= 1, f"dims must ascend from 1 or more, got {dims}")
 
 
 if __name__ == "__main__":

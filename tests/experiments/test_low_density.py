@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 
 import dsm
-from experiments import low_density, low_density_models, low_density_report, low_density_truth
+from dsm import metrics
+from experiments import (
+    low_density,
+    low_density_models,
+    low_density_report,
+    low_density_statistics,
+    low_density_truth,
+)
 
 TINY = {"seeds": 2, "steps": 3, "batch_size": 8, "train_size": 20, "width": 4, "nodes": 16, "num_points": 100}
 
@@ -111,10 +118,19 @@ def test_rms_by_decile_against_a_loop():
                 assert found[i, j, d] == pytest.approx(total**0.5)
 
 
+def test_the_deciles_are_the_bins_of_the_library():
+    target = low_density_truth.three_modes()
+    x = jax.random.normal(jax.random.key(5), (57, 2)) * 3
+    found = metrics.score_error_by_density(jnp.zeros_like, target, x, num_bins=10)
+    decile = low_density_truth.deciles(np.asarray(jax.vmap(target.logdensity)(x)))
+    squares = np.sum(np.asarray(jax.vmap(target.score)(x)) ** 2, axis=1)
+    np.testing.assert_allclose(found.rms_error, low_density_truth.rms_by_decile(squares, decile), rtol=1e-5)
+
+
 def test_interval_is_students():
     values = np.random.default_rng(3).normal(size=7)
     lower, upper = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    assert low_density_report.interval(values) == pytest.approx((values.mean(), lower, upper))
+    assert low_density_statistics.interval(values) == pytest.approx((values.mean(), lower, upper))
 
 
 def test_comparison_names_what_it_decides():
@@ -123,7 +139,7 @@ def test_comparison_names_what_it_decides():
     shift = np.array([-1.0] * 4 + [0.0] * 3 + [1.0] * 3)
     # Paired: the seeds scatter by 3, the differences by 0.1 around the shift; the middle is symmetric about 0.
     noise = np.tile([[0.1], [-0.1]], (4, 10))
-    found = low_density_report.compare(baseline + shift + noise, baseline)
+    found = low_density_statistics.compare(baseline + shift + noise, baseline)
     assert (found["better_in"], found["worse_in"], found["sparsest_is"]) == ([1, 2, 3, 4], [8, 9, 10], "better")
     assert found["sparsest"]["mean"] == pytest.approx(-1)
     assert found["sparsest_standard_error"] == pytest.approx(0.1 / np.sqrt(7))

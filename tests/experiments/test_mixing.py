@@ -8,7 +8,7 @@ import pytest
 
 import dsm
 from dsm import langevin
-from experiments import mixing
+from experiments import mixing, mixing_modes, mixing_report, mixing_samplers
 
 TINY = {"chains": 40, "evaluations": 80, "levels": 5, "leapfrog": 5, "temperatures": (1.0, 4.0), "warm_up_steps": 5}
 TINY |= {"compared": 20, "permutations": 9}
@@ -30,8 +30,8 @@ def test_langevin_halves_what_annealing_weighs():
     target = dsm.two_modes()
     start = jax.random.uniform(jax.random.key(0), (CHAINS, 2), minval=-8.0, maxval=8.0)
     plain = jax.jit(lambda x: langevin.sample(jax.random.key(1), target.score, x, step_size=0.05, num_steps=1000))
-    assert within(float(mixing.heavy(plain(start)).mean()), mixing.attracted(), 0.005)
-    assert round(mixing.attracted(), 2) == 0.51
+    assert within(float(mixing_modes.heavy(plain(start)).mean()), mixing_modes.attracted(), 0.005)
+    assert round(mixing_modes.attracted(), 2) == 0.51
 
     def chain(key, x):
         return dsm.annealed_langevin(
@@ -46,7 +46,7 @@ def test_langevin_halves_what_annealing_weighs():
 
     x = jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(2), CHAINS), start)
     # What is known of 0.78 is two digits.
-    assert within(float(mixing.heavy(x).mean()), 0.78, 0.005)
+    assert within(float(mixing_modes.heavy(x).mean()), 0.78, 0.005)
 
 
 def test_the_share_attracted_against_a_count():
@@ -54,7 +54,7 @@ def test_the_share_attracted_against_a_count():
     heavier = jax.vmap(dsm.gaussian([5.0, 5.0], 1.0).logdensity)(x) + jnp.log(0.8) > jax.vmap(target.logdensity)(
         x
     ) - jnp.log(2.0)
-    assert abs(float(heavier.mean()) - mixing.attracted()) < 4 * 0.5 / 100_000**0.5
+    assert abs(float(heavier.mean()) - mixing_modes.attracted()) < 4 * 0.5 / 100_000**0.5
 
 
 @pytest.mark.slow
@@ -68,7 +68,11 @@ def test_writes_the_record_and_the_figures(tmp_path):
     for row in rows.values():
         assert 0 <= row["share_on_heavy_mode"] <= 1
         assert 0 < row["mmd_p_value"] <= 1
-    assert all("split_r_hat" in row for name, row in rows.items() if name not in (mixing.ANNEALED, mixing.EXACT))
+    assert all(
+        "split_r_hat" in row
+        for name, row in rows.items()
+        if name not in (mixing_samplers.ANNEALED, mixing_report.EXACT)
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dsm
-from experiments import objectives, objectives_losses, objectives_noise
+from experiments import objectives, objectives_errors, objectives_losses, objectives_noise, objectives_report
 
 TINY = {
     "seeds": 1,
@@ -39,15 +39,15 @@ def test_objectives(tmp_path):
     record = objectives.main(**TINY, out=tmp_path / "run")
     metrics = record["metrics"]
     rows = metrics["targets"]["ring"]
-    assert set(rows) == {*TINY["objectives"], objectives.TRUTH}
+    assert set(rows) == {*TINY["objectives"], objectives_report.TRUTH}
     for name in TINY["objectives"]:
         row = {key: value["seeds"][0] for key, value in rows[name].items()}
         # Equation (2) is its floor plus the Fisher divergence.
         error = 4 * row["denoising_excess_error"]
         assert row["denoising_excess"] == pytest.approx(row["fisher_divergence"], abs=error)
         assert row["kl"] > 0
-    assert rows[objectives.TRUTH]["fisher_divergence"]["mean"] < 1e-6
-    assert rows[objectives.TRUTH]["kl"]["mean"] == pytest.approx(0, abs=1e-4)
+    assert rows[objectives_report.TRUTH]["fisher_divergence"]["mean"] < 1e-6
+    assert rows[objectives_report.TRUTH]["kl"]["mean"] == pytest.approx(0, abs=1e-4)
     noise = metrics["noise_by_sigma"]["objectives"]
     assert noise[objectives_losses.DENOISING]["slope_of_trace"] == pytest.approx(-2, abs=0.3)
     assert noise[objectives_losses.VARIATE]["slope_of_trace"] == pytest.approx(0, abs=0.3)
@@ -97,7 +97,7 @@ def test_a_power_law_has_its_exponent_for_slope():
 
 def test_the_box_of_quadrature_holds_a_smoothed_target():
     q = objectives.TARGETS["ring"]().smooth(0.2)
-    _, fine = objectives.grids(q, 24)
+    _, fine = objectives_errors.grids(q, 24)
     mass = jax.jit(lambda grid: jnp.exp(dsm.log_partition(lambda x: -q.logdensity(x), grid)))(fine)
     assert float(mass) == pytest.approx(1, abs=1e-4)
 
