@@ -3,6 +3,7 @@
 python -m experiments.tour        (or: make demo)
 """
 
+import shlex
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments import page, record
-from experiments.answers import CHAPTERS, Chapter
+from experiments.chapters import CHAPTERS, Chapter
 
 
 def main(*, seed: int = 0, out: Path = Path("results/tour")) -> dict:
@@ -83,7 +84,7 @@ def run_quietly(chapter: Chapter, seed: int, out: Path) -> dict:
 def options(arguments: dict[str, Any]) -> str:
     """Write keyword arguments as command-line options."""
     words = ((name, value if isinstance(value, tuple) else (value,)) for name, value in arguments.items())
-    return " ".join(f"--{name.replace('_', '-')} {' '.join(map(str, values))}" for name, values in words)
+    return " ".join(f"--{name.replace('_', '-')} {' '.join(shlex.quote(str(v)) for v in vs)}" for name, vs in words)
 
 
 def numbers(name: str, metrics: dict) -> list[str]:
