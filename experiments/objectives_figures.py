@@ -22,7 +22,8 @@ def errors(targets: dict[str, dict], names: Sequence[str]) -> Figure:
     objectives = list(next(iter(targets.values())))
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     axes = figure.subplots(1, len(names), sharey=True)
-    offsets = np.linspace(-0.27, 0.27, len(targets))
+    # Around the middle of the row, also where there is one target.
+    offsets = np.linspace(-0.5, 0.5, len(targets) + 2)[1:-1]
     for ax, error in zip(axes, names, strict=True):
         for i, ((title, table), offset) in enumerate(zip(targets.items(), offsets, strict=True)):
             points = [
@@ -42,7 +43,7 @@ def errors(targets: dict[str, dict], names: Sequence[str]) -> Figure:
         for row in range(1, len(objectives)):
             ax.axhline(row - 0.5, color="grey", lw=0.3)
     axes[0].set_yticks(range(len(objectives)), objectives)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(objectives) - 0.5, -0.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(targets))
     return figure
 
