@@ -123,7 +123,7 @@ def test_in_closed_form():
     def first(R):
         return dp.policy_iteration(dp.problems.space_exploration()._replace(R=R)).v[0]
 
-    visits = jax.grad(first)(dp.problems.space_exploration().R)
+    visits = jax.jit(jax.grad(first))(dp.problems.space_exploration().R)
     assert_allclose(visits, [[0, 1.5], [0.5, 0], [0, 0]], atol=1e-12)
 
 
@@ -147,7 +147,7 @@ def test_second_derivatives(random_mdp, solver):
 def test_in_the_probabilities_of_a_policy(random_mdp):
     # The policy gradient theorem: d v(s0) / d π(a|s) = d_π(s) q_π(s, a), d_π the discounted visits from s0.
     mdp = random_mdp(4, gamma=0.8)
-    gradient = jax.grad(lambda pi: dp.evaluate(mdp, pi, tol=TOL).v[1])(PI)
+    gradient = jax.jit(jax.grad(lambda pi: dp.evaluate(mdp, pi, tol=TOL).v[1]))(PI)
     P = np.einsum("sa,sat->st", PI, mdp.P)
     visits = np.linalg.inv(np.eye(S) - 0.8 * P)[1]
     assert_allclose(gradient, visits[:, None] * dp.evaluate(mdp, PI, tol=TOL).q, rtol=1e-10)
@@ -173,10 +173,11 @@ def test_masks_and_ends_leave_no_nan(random_mdp):
         def total(P, R, gamma, solver=solver):
             return SOLVERS[solver](dp.MDP(P, R, gamma, mdp.mask)).v.sum()
 
-        for slope in jax.jit(jax.grad(total, argnums=(0, 1, 2)))(*mdp[:3]):
+        slopes = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(*mdp[:3])
+        for slope in slopes:
             assert np.isfinite(slope).all()
             assert np.abs(slope).max() > 0
-    assert_array_equal(jax.grad(total, argnums=1)(*mdp[:3])[~np.asarray(mdp.mask)], 0)
+        assert_array_equal(slopes[1][~np.asarray(mdp.mask)], 0)
 
 
 def test_at_a_tie_the_derivative_is_that_of_the_returned_policy():
@@ -186,11 +187,11 @@ def test_at_a_tie_the_derivative_is_that_of_the_returned_policy():
     def value(R):
         return dp.policy_iteration(mdp._replace(R=R)).v[0]
 
+    from_start = jax.jit(jax.grad(lambda R, start: dp.policy_iteration(mdp._replace(R=R), start).v[0]))
     for start, slopes in [(0, [2, 0]), (1, [0, 2])]:
-        slope = jax.grad(lambda R, start=start: dp.policy_iteration(mdp._replace(R=R), jnp.array([start])).v[0])(mdp.R)
-        assert_allclose(slope[0], slopes, atol=1e-12)
+        assert_allclose(from_start(mdp.R, jnp.array([start]))[0], slopes, atol=1e-12)
     # Of both actions the first: right in every direction in which it stays the best.
-    assert_allclose(jax.grad(value)(mdp.R)[0], [2, 0], atol=1e-12)
+    assert_allclose(jax.jit(jax.grad(value))(mdp.R)[0], [2, 0], atol=1e-12)
     up = jnp.array([[1e-6, 0.0]])
     assert_allclose((value(mdp.R + up) - value(mdp.R)) / 1e-6, 2, rtol=1e-6)
 
@@ -234,7 +235,7 @@ def test_bounds_and_counts_have_no_derivative(random_mdp):
         solution = dp.value_iteration(mdp)
         return solution.lower.sum() + solution.upper.sum() + solution.residual
 
-    assert all((x == 0).all() for x in jax.tree.leaves(jax.grad(others)(mdp)))
+    assert all((x == 0).all() for x in jax.tree.leaves(jax.jit(jax.grad(others))(mdp)))
 
 
 def test_large_models_are_differentiated_by_krylov(random_mdp, monkeypatch):
@@ -248,7 +249,7 @@ def test_large_models_are_differentiated_by_krylov(random_mdp, monkeypatch):
     iterated = jax.jit(lambda mdp: jax.grad(total)(mdp))(mdp)
     for one, other in zip(jax.tree.leaves(direct), jax.tree.leaves(iterated), strict=True):
         assert_allclose(one, other, rtol=1e-10, atol=1e-12)
-    forward = jax.jvp(total, (mdp,), (direction(0),))[1]
+    forward = jax.jit(lambda mdp, along: jax.jvp(total, (mdp,), (along,))[1])(mdp, direction(0))
     assert_allclose(forward, pairing(direct, direction(0)), rtol=1e-9)
 
 
@@ -260,9 +261,10 @@ def test_a_linear_system_without_solution_is_not_answered(monkeypatch):
 
 def test_float32_gradients_are_float32(random_mdp):
     mdp = random_mdp(9, dtype=np.float32)
-    gradient = jax.grad(lambda mdp: dp.value_iteration(mdp).v.sum())(mdp)
+    slope = jax.jit(jax.grad(lambda mdp: dp.value_iteration(mdp).v.sum()))
+    gradient = slope(mdp)
     assert {x.dtype for x in jax.tree.leaves(gradient)} == {np.dtype(np.float32)}
-    reference = jax.grad(lambda mdp: dp.value_iteration(mdp).v.sum())(jax.tree.map(lambda x: x.astype(float), mdp))
+    reference = slope(jax.tree.map(lambda x: x.astype(float), mdp))
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(reference), strict=True):
         assert_allclose(one, other, rtol=1e-3, atol=1e-3)
 
@@ -275,7 +277,7 @@ def test_of_a_fixed_point_of_ones_own(random_mdp):
     )
     mdp = random_mdp(10)
     v = np.linalg.solve(np.eye(S) - 0.9 * np.asarray(mdp.P)[range(S), ACTIONS], 0.5 * np.asarray(mdp.R)[:, 0])
-    slope = jax.grad(lambda mdp: gradients.fixed_point(operator, mdp, jnp.asarray(v))[0])(mdp)
+    slope = jax.jit(jax.grad(lambda mdp: gradients.fixed_point(operator, mdp, jnp.asarray(v))[0]))(mdp)
     P = np.asarray(mdp.P)[range(S), ACTIONS]
     assert_allclose(slope.R[:, 0], 0.5 * np.linalg.inv(np.eye(S) - 0.9 * P)[0], rtol=1e-10)
 
@@ -307,8 +309,12 @@ def test_the_slope_of_the_gain_is_the_stationary_distribution():
     P = np.asarray(mdp.P)[range(3), [1, 1, 1]]
     stationary = np.linalg.lstsq(np.vstack([P.T - np.eye(3), np.ones(3)]), [0, 0, 0, 1], rcond=None)[0]
     for solve in (dp.relative_value_iteration, dp.average_policy_iteration):
-        slope = jax.grad(lambda R, solve=solve: solve(mdp._replace(R=R)).gain)(mdp.R)
+
+        def gain_and_bound(R, solve=solve):
+            solution = solve(mdp._replace(R=R))
+            return jnp.stack([solution.gain, solution.lower])
+
+        slope, bounds = jax.jit(jax.jacrev(gain_and_bound))(mdp.R)
         assert_allclose(slope[:, 1], stationary, rtol=1e-9)
         assert_allclose(slope[:, [0, 2]], 0, atol=1e-12)
-        bounds = jax.grad(lambda R, solve=solve: solve(mdp._replace(R=R)).lower)(mdp.R)
         assert_array_equal(bounds, 0)

@@ -44,7 +44,8 @@ def test_implicit_is_the_trace_and_half_the_squared_score():
 def test_implicit_and_explicit_differ_by_a_constant_and_have_the_same_gradient():
     target = dsm.gaussian_mixture([0.3, 0.7], [[-1.0], [1.5]], [0.3, 0.6])
     grid = dsm.quadrature_grid(-8.0, 9.0, 200)
-    weights = jnp.exp(grid.log_weights + jax.vmap(target.logdensity)(grid.points))
+    logdensity, true_score = jax.jit(jax.vmap(lambda x: (target.logdensity(x), target.score(x)[0])))(grid.points)
+    weights = jnp.exp(grid.log_weights + logdensity)
 
     def model(theta):
         return lambda x: -theta[0] * x + theta[1] + theta[2] * jnp.sin(2 * x) + theta[3] * x**3
@@ -54,7 +55,7 @@ def test_implicit_and_explicit_differ_by_a_constant_and_have_the_same_gradient()
 
     by_parts = jax.jit(jax.value_and_grad(mean(implicit)))
     direct = jax.jit(jax.value_and_grad(mean(lambda s, x: dsm.explicit(s, target.score, x))))
-    constant = 0.5 * jnp.sum(weights * jax.vmap(lambda x: target.score(x)[0] ** 2)(grid.points))
+    constant = 0.5 * jnp.sum(weights * true_score**2)
     for theta in ([1.0, 0.0, 0.0, 0.0], [0.3, -0.5, 0.8, -0.1]):
         (a, grad_a), (b, grad_b) = by_parts(jnp.array(theta)), direct(jnp.array(theta))
         np.testing.assert_allclose(a, b - constant, atol=1e-9)
@@ -79,7 +80,7 @@ def test_the_least_value_for_a_gaussian_is_minus_half_the_trace_of_its_precision
 
 def test_the_least_value_for_a_standard_normal_is_minus_one_half():
     nodes, weights = np.polynomial.hermite_e.hermegauss(4)
-    values = jax.vmap(lambda x: implicit(lambda x: -x, x))(jnp.asarray(nodes)[:, None])
+    values = jax.jit(jax.vmap(lambda x: implicit(lambda x: -x, x)))(jnp.asarray(nodes)[:, None])
     np.testing.assert_allclose(values @ weights / weights.sum(), -0.5, rtol=1e-13)
 
 
@@ -110,7 +111,7 @@ def test_the_reduced_variance_is_lower_in_many_dimensions_and_may_be_higher_in_o
         loss = lambda key: sliced(  # noqa: E731
             key, lambda x: -x, x, directions="gaussian", variance_reduced=variance_reduced
         )
-        return np.var(jax.vmap(loss)(jax.random.split(KEY, 5000)))
+        return np.var(jax.jit(jax.vmap(loss))(jax.random.split(KEY, 5000)))
 
     # For s = -x: 2 |-I + xx'/2|^2 = 2 D - 2 |x|^2 + |x|^4 / 2 against 2 D.
     many, one = jnp.full(16, 1.0), jnp.array([1.0])
@@ -162,8 +163,8 @@ def test_finite_differences_lead_with_the_error_that_is_stated():
     orders = [g]
     for _ in range(4):
         orders.append(jax.grad(orders[-1]))
-    d1, _, d3, d4 = (float(d(0.0)) for d in orders[1:])
-    error = sliced_finite_difference(KEY, energy, x, step=h) - sliced(KEY, score, x)
+    d1, _, d3, d4 = jax.jit(lambda r: [d(r) for d in orders[1:]])(0.0)
+    error = jax.jit(lambda x: sliced_finite_difference(KEY, energy, x, step=h) - sliced(KEY, score, x))(x)
     np.testing.assert_allclose(error, h**2 * (d4 / 12 + d1 * d3 / 6), rtol=1e-2)
 
 

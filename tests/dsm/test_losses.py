@@ -260,7 +260,7 @@ def test_the_continuous_loss_of_gaussian_data_is_its_integral_over_time_and_leas
 
     nodes, weights = np.polynomial.legendre.leggauss(200)
     t = jnp.asarray(t_min + (1 - t_min) * (nodes + 1) / 2)
-    (alpha, std), g = jax.vmap(sde.marginal)(t), jax.vmap(sde.diffusion)(t)
+    (alpha, std), g = jax.jit(jax.vmap(lambda t: (sde.marginal(t), sde.diffusion(t))))(t)
     least = 0.5 * (1 / std**2 - 1 / (alpha**2 * v + std**2))
     for (value, slope), scale in zip(loss(keys, x), (std**2, g**2, t), strict=True):
         mean, error = mean_and_error(value)
@@ -282,10 +282,15 @@ def test_times_are_uniform_from_t_min_to_one():
 def test_any_shape_of_x():
     x = jnp.ones((2, 3, 4))
     sigmas = jnp.array([1.0, 0.5])
-    assert dsm.denoising(jax.random.key(0), lambda x: -x, x, SIGMA).shape == ()
-    assert dsm.denoising_over_levels(jax.random.key(0), lambda x, sigma: -x, x, sigmas).shape == ()
-    assert denoising_control_variate(jax.random.key(0), lambda x: -x, x, SIGMA).shape == ()
-    assert denoising_continuous(jax.random.key(0), lambda x, t: -x, x, VP()).shape == ()
+
+    def every_loss(key, x):
+        yield dsm.denoising(key, lambda x: -x, x, SIGMA)
+        yield dsm.denoising_over_levels(key, lambda x, sigma: -x, x, sigmas)
+        yield denoising_control_variate(key, lambda x: -x, x, SIGMA)
+        yield denoising_continuous(key, lambda x, t: -x, x, VP())
+
+    for value in jax.eval_shape(lambda key, x: list(every_loss(key, x)), jax.random.key(0), x):
+        assert value.shape == ()
 
 
 def test_float32_stays_float32():
@@ -296,8 +301,8 @@ def test_float32_stays_float32():
     assert value.dtype == jnp.float32
     assert denoising_control_variate(jax.random.key(0), lambda x: -x, x, SIGMA).dtype == jnp.float32
     for sde in CONTINUOUS:
-        value = denoising_continuous(jax.random.key(0), lambda x, t: -x * t, x, sde, weight="likelihood")
-        assert value.dtype == jnp.float32
+        loss = lambda key, x: denoising_continuous(key, lambda x, t: -x * t, x, sde, weight="likelihood")  # noqa: B023, E731
+        assert jax.eval_shape(loss, jax.random.key(0), x).dtype == jnp.float32
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,9 @@ def test_acceptance_is_the_one_that_balances_each_pair_of_states(temperature):
     assert abs(info.accepted.mean() - p.mean()) < 4 * np.sqrt((p * (1 - p)).sum()) / len(p)
 
 
+summarised = jax.jit(diagnostics.summary)
+
+
 def gaussian_and_moments():
     return dsm.gaussian([1.0, -1.0], [[2.0, 0.8], [0.8, 1.0]]), [1.0, -1.0], [2.0, 1.0]
 
@@ -94,7 +97,7 @@ def test_moments_at_a_step_where_unadjusted_chains_would_be_wrong(case):
     history = jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(0), 8))
     x = history.states.x
     for draws, truth in ((x, mean), ((x - jnp.asarray(mean)[None, None]) ** 2, variance)):
-        summary = diagnostics.summary(draws)
+        summary = summarised(draws)
         assert np.all(np.abs(summary.mean - np.asarray(truth)) < 4 * summary.mcse)
         assert np.all(np.asarray(summary.ess) > 400)
     assert not history.infos.diverged.any()

@@ -111,7 +111,7 @@ def test_mmd_is_unbiased():
     b, d, shift = 1.5, 2, 0.8
     x = jax.random.normal(jax.random.key(1), (2000, 5, d))
     y = jax.random.normal(jax.random.key(2), (2000, 4, d)) + jnp.asarray([[[shift, 0.0]]])
-    values = jax.vmap(lambda x, y: metrics.mmd(x, y, bandwidth=b))(x, y)
+    values = jax.jit(jax.vmap(lambda x, y: metrics.mmd(x, y, bandwidth=b)))(x, y)
     truth = 2 * (1 + 2 / b**2) ** (-d / 2) * (1 - math.exp(-(shift**2) / (2 * (b**2 + 2))))
     assert abs(values.mean() - truth) < 4 * values.std() / math.sqrt(2000)
 
@@ -191,7 +191,7 @@ def test_coverage_of_equal_distributions_and_of_a_lost_mode():
     n, m, k, repeats = 20, 15, 3, 400
     x = jax.random.normal(jax.random.key(3), (repeats, n, 2))
     y = jax.random.normal(jax.random.key(4), (repeats, m, 2))
-    values = jax.vmap(lambda x, y: metrics.coverage(x, y, k=k))(x, y)
+    values = jax.jit(jax.vmap(lambda x, y: metrics.coverage(x, y, k=k)))(x, y)
     truth = 1 - math.prod((n - i) / (n + m - i) for i in range(1, k + 1))
     assert abs(values.mean() - truth) < 4 * values.std() / math.sqrt(repeats)
     two_modes = jnp.concatenate([x[0], x[0] + 100])

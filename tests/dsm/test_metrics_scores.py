@@ -82,15 +82,16 @@ def test_the_floor_on_a_line_is_that_of_the_fisher_information():
     sigma = 0.6
     grid = box(TWO, sigma)
     smoothed = TWO.smooth(sigma)
-    q = np.exp(np.asarray(grid.log_weights + jax.vmap(smoothed.logdensity)(grid.points)))
-    information = q @ np.asarray(jax.vmap(smoothed.score)(grid.points))[:, 0] ** 2
+    logdensity, score = jax.jit(jax.vmap(lambda x: (smoothed.logdensity(x), smoothed.score(x))))(grid.points)
+    information = np.exp(np.asarray(grid.log_weights + logdensity)) @ np.asarray(score)[:, 0] ** 2
     assert_allclose(on_a_grid(TWO, sigma, grid), (1 / sigma**2 - information) / 2, rtol=1e-10)
 
 
 def test_the_unknown_constant_drops_out():
     sigma = 0.6
     grid = box(TWO, sigma)
-    moved = metrics.denoising_floor(lambda x: TWO.smooth(sigma).logdensity(x) - 700.0, sigma, grid)
+    logdensity = lambda x: TWO.smooth(sigma).logdensity(x) - 700.0  # noqa: E731
+    moved = jax.jit(lambda grid: metrics.denoising_floor(logdensity, sigma, grid))(grid)
     assert_allclose(moved, on_a_grid(TWO, sigma, grid), rtol=1e-11)
 
 
@@ -125,9 +126,10 @@ def test_a_training_loss_less_the_floor_is_the_fisher_divergence():
     def divergence(x):
         return dsm.explicit(lambda x: state.ema["b"] - state.ema["a"] * x, smoothed.score, x)
 
-    expected, its_error = mean_and_error(jax.vmap(divergence)(noisy))
+    expected, its_error = mean_and_error(jax.jit(jax.vmap(divergence))(noisy))
     # 20 000 data stand for the distribution in the first, 20 000 draws of it in the second.
-    of_data = np.asarray(jax.vmap(lambda key, x: loss(key, state.ema, x))(jax.random.split(KEY, 20_000), data))
+    each = jax.jit(jax.vmap(lambda key, x: loss(key, state.ema, x)))
+    of_data = np.asarray(each(jax.random.split(KEY, 20_000), data))
     data_error = of_data.std() / math.sqrt(20_000)
     assert abs(excess - expected) < 4 * math.sqrt(error**2 + its_error**2 + data_error**2)
     assert excess > 4 * math.sqrt(error**2 + data_error**2)
@@ -148,8 +150,8 @@ def test_a_float32_floor():
 def test_score_errors_by_density_are_those_of_a_loop():
     x = np.random.default_rng(4).normal(size=(23, 2)) * 1.5
     found = by_density(jnp.sin, PLANE, jnp.asarray(x), num_bins=5)
-    log_p = np.asarray(jax.vmap(PLANE.logdensity)(jnp.asarray(x)))
-    truth = np.asarray(jax.vmap(PLANE.score)(jnp.asarray(x)))
+    both = jax.jit(jax.vmap(lambda x: (PLANE.logdensity(x), PLANE.score(x))))
+    log_p, truth = (np.asarray(a) for a in both(jnp.asarray(x)))
     squares = np.sum((np.sin(x) - truth) ** 2, axis=1)
     rank = np.argsort(np.argsort(log_p))
     for b in range(5):

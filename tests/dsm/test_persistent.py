@@ -85,7 +85,8 @@ def test_a_chain_that_diverges_is_put_back_and_counted():
     unbounded = lambda params, x: -jnp.sum(x**4) + params  # noqa: E731
     chains = jnp.where(jnp.arange(12)[:, None] < 3, 5.0, jnp.zeros((12, 2)))
     options = {**settings(num_chains=12, num_steps=30, temperature=0.0), "energy": unbounded}
-    state, info = persistent.step(KEY, persistent.init(jnp.zeros(()), options["optimizer"], chains), DATA, **options)
+    step = jax.jit(partial(persistent.step, **options))
+    state, info = step(KEY, persistent.init(jnp.zeros(()), options["optimizer"], chains), DATA)
     np.testing.assert_allclose(info.diverged, 3 / 12)
     np.testing.assert_array_equal(state.buffer.x, chains)
     np.testing.assert_allclose(info.energy_negatives, -3 * 2 * 5.0**4 / 12)
@@ -93,8 +94,7 @@ def test_a_chain_that_diverges_is_put_back_and_counted():
 
 def test_the_loss_is_the_contrast_of_a_minibatch_with_the_chains_that_moved():
     options = {**settings(), "batch_size": None, "l2": 0.1}
-    start = fresh(options)
-    state, info = persistent.step(KEY, start, DATA, **options)
+    state, info = jax.jit(partial(persistent.step, **options))(KEY, fresh(options), DATA)
     rows = np.flatnonzero(np.any(np.asarray(state.buffer.x != CHAINS), axis=1))
     x_negative = state.buffer.x[rows]
     expected = contrastive.contrast(NORMAL, DATA, x_negative, l2=0.1)
@@ -111,9 +111,9 @@ def test_a_run_in_chunks_has_the_bits_of_the_whole():
     chex.assert_trees_all_equal(resumed, whole)
     chex.assert_trees_all_equal(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second), infos)
     assert whole.training.step == 8 and infos.diverged.shape == infos.training.loss.shape == (8,)
-    state = fresh(options)
+    state, step = fresh(options), jax.jit(partial(persistent.step, **options))
     for i in range(3):
-        state, info = persistent.step(jax.random.fold_in(KEY, i), state, DATA, **options)
+        state, info = step(jax.random.fold_in(KEY, i), state, DATA)
         np.testing.assert_allclose(info.training.loss, infos.training.loss[i], rtol=1e-10)
 
 
