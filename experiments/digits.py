@@ -17,7 +17,7 @@ import optax
 
 import dsm
 from experiments import data, digits_figures, quality, record
-from experiments.training_run import train
+from experiments.trainer import train
 
 
 def main(
@@ -73,7 +73,7 @@ def main(
 
     clock, rng = record.Clock(), np.random.default_rng(seed)
     split = data.digits(split_seed)
-    scaling = data.scaling(split.train)
+    scaling = data.scaling(split)
     x_train = jnp.asarray(scaling.standardise(split.train), jnp.float32)
     sigmas = jnp.asarray(dsm.geometric_sigmas(sigma_max, sigma_min, num_levels), jnp.float32)
     network = dsm.ScoreMLP(width=width, num_blocks=num_blocks)
@@ -103,7 +103,7 @@ def main(
     warmup = min(500, steps // 10)
     optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, steps))
     with record.progress() as bar:
-        state, losses = train(
+        state, losses, _ = train(
             clock,
             bar,
             "training",

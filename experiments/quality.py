@@ -111,7 +111,7 @@ def baselines(rng: np.random.Generator, split: Split, num: int, draws: int) -> d
         "one Gaussian": lambda: rng.multivariate_normal(mean, covariance, num),
         "independent pixels": lambda: rng.permuted(rng.choice(train, num), axis=0),
     }
-    return {name: [clip(sample()) for _ in range(draws)] for name, sample in samplers.items()}
+    return {name: [clip(sample(), split.levels) for _ in range(draws)] for name, sample in samplers.items()}
 
 
 def single_threaded() -> threadpool_limits:

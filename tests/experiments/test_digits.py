@@ -50,7 +50,7 @@ def test_halves_are_a_partition_and_repeatable(split):
 
 
 def test_scaling_standardises_and_returns(split):
-    scaling = data.scaling(split.train)
+    scaling = data.scaling(split)
     x = scaling.standardise(split.train)
     assert_allclose(x.mean(axis=0), 0, atol=1e-12)
     assert_allclose(np.mean(x**2), 1, rtol=1e-12)
