@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Key
 import dsm
 from dsm import persistent, training
 from experiments.record import Clock
-from experiments.training_run import CHUNKS, energy_of
+from experiments.trainer import CHUNKS
+from experiments.training_run import energy_of
 
 EXPLICIT, DENOISING, VARIATE = "explicit (oracle)", "denoising, eq. (2)", "denoising, control variate"
 IMPLICIT, SLICED, REDUCED, DIFFERENCE = "implicit", "sliced", "sliced, variance reduced", "sliced, finite difference"

@@ -21,7 +21,8 @@ import dsm
 from dsm import langevin, metrics
 from experiments import record
 from experiments import score_matching_figures as draw
-from experiments.training_run import energy_of, train
+from experiments.trainer import train
+from experiments.training_run import energy_of
 
 Score = Callable[..., Array]
 
@@ -108,7 +109,7 @@ def main(
                 return dsm.denoising(key, model.score(params), x, sigma)
 
             key_init, key_run = jax.random.split(jax.random.fold_in(keys["fit"], i))
-            state, losses[name] = train(
+            state, losses[name], _ = train(
                 clock,
                 bar,
                 name,
