@@ -2,11 +2,15 @@
 
 from . import ais as ais
 from . import chains as chains
+from . import chunks as chunks
 from . import contrastive as contrastive
 from . import diagnostics as diagnostics
+from . import edm as edm
+from . import guidance as guidance
 from . import langevin as langevin
 from . import metrics as metrics
 from . import persistent as persistent
+from . import reverse as reverse
 from . import stein as stein
 from . import targets as targets
 from . import tempering as tempering
@@ -29,13 +33,16 @@ from .likelihood import quadrature_grid as quadrature_grid
 from .losses import denoising as denoising
 from .losses import denoising_continuous as denoising_continuous
 from .losses import denoising_control_variate as denoising_control_variate
+from .losses import denoising_lognormal as denoising_lognormal
 from .losses import denoising_over_levels as denoising_over_levels
 from .losses import explicit as explicit
 from .losses import half_squared_norm as half_squared_norm
 from .nce import noise_contrastive as noise_contrastive
 from .networks import ConditionalEnergyMLP as ConditionalEnergyMLP
 from .networks import EnergyMLP as EnergyMLP
+from .networks import EnergyUNet as EnergyUNet
 from .networks import ScoreMLP as ScoreMLP
+from .networks import ScoreUNet as ScoreUNet
 from .noise import geometric_sigmas as geometric_sigmas
 from .noise import kernel_logdensity as kernel_logdensity
 from .noise import kernel_score as kernel_score

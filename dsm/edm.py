@@ -55,7 +55,7 @@ def heun(score: SigmaScore, x: Float[Array, "*shape"], sigmas: Float[Array, " L"
     sigmas = sigmas.astype(x.dtype)
 
     def step(x, levels):
-        return _heun_step(score, x, *levels), None
+        return heun_step(score, x, *levels), None
 
     x, _ = jax.lax.scan(step, x, (sigmas[:-1], sigmas[1:]))
     return tweedie(lambda x: score(x, sigmas[-1]), x, sigmas[-1])
@@ -99,16 +99,17 @@ def heun_churn(
         return x + noise * sigma * jnp.sqrt(g * (2.0 + g)) * eps, (1.0 + g) * sigma
 
     def step(x, i):
-        return _heun_step(score, *raise_level(x, i), sigmas[i + 1]), None
+        return heun_step(score, *raise_level(x, i), sigmas[i + 1]), None
 
     x, _ = jax.lax.scan(step, x, jnp.arange(L - 1))
     x, raised = raise_level(x, L - 1)
     return tweedie(lambda x: score(x, raised), x, raised)
 
 
-def _heun_step(
+def heun_step(
     score: SigmaScore, x: Float[Array, "*shape"], sigma: Float[Array, ""], lower: Float[Array, ""]
 ) -> Float[Array, "*shape"]:
+    """x + (sigma' - sigma) (d + d') / 2 from sigma to sigma' = lower > 0, one step of `heun`."""
     d = -sigma * score(x, sigma)
     ahead = -lower * score(x + (lower - sigma) * d, lower)
     return x + (lower - sigma) * 0.5 * (d + ahead)

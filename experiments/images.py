@@ -1,0 +1,236 @@
+"""Images from noise: a score network trained on real pictures, sampled, and scored against pictures it has not seen.
+
+It is equation 2 over noise scales (`dsm.denoising_lognormal`), trained by `experiments.trainer`, which survives being
+killed: the same command with --resume goes on. `experiments.quality` defines what is measured.
+
+    python -m experiments.images --data digits
+    python -m experiments.images --data mnist --resume
+"""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import dsm
+from dsm import training
+from experiments import data, images_figures, images_model, quality, record
+from experiments.images_model import Kind, Model, Sampler, Sampling
+from experiments.trainer import Evaluation, Trained, optimizer, train
+
+
+class Preset(NamedTuple):
+    """What differs between data sets, where the command line does not say."""
+
+    steps: int
+    width: int
+    num_samples: int
+    draws: int
+
+
+PRESETS = {
+    "digits": Preset(steps=6000, width=512, num_samples=797, draws=4),
+    "mnist": Preset(steps=40_000, width=1024, num_samples=2000, draws=2),
+    "fashion": Preset(steps=60_000, width=1024, num_samples=2000, draws=1),
+    "idx": Preset(steps=40_000, width=1024, num_samples=2000, draws=1),
+}
+
+
+def main(
+    *,
+    data_set: Literal["digits", "mnist", "fashion", "idx"] = "digits",
+    folder: Path | None = None,
+    network: Kind = "mlp",
+    width: int | None = None,
+    num_blocks: int = 3,
+    bfloat16: bool = False,
+    classes: bool = False,
+    dequantise: bool = False,
+    steps: int | None = None,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    clip: float = 1e3,
+    ema_decay: float = 0.999,
+    noise_mean: float = -0.5,
+    noise_std: float = 1.2,
+    sampler: Sampler = "heun",
+    levels: int = 32,
+    sigma_max: float = 20.0,
+    sigma_min: float = 0.02,
+    churn: float = 0.0,
+    guidance: float | None = None,
+    num_samples: int | None = None,
+    draws: int | None = None,
+    checkpoints: int = 20,
+    resume: bool = False,
+    split_seed: int = 0,
+    seed: int = 0,
+    out: Path = Path("results/images"),
+) -> dict:
+    """Train a score network on images, sample new ones, and measure them against held-out images.
+
+    Args:
+        data_set: digits (8 x 8), mnist (5000 of 28 x 28), fashion (Debian: apt install dataset-fashion-mnist), or idx.
+        folder: of the four IDX files, for idx, or for fashion where they are not where Debian puts them.
+        network: mlp and unet give a score; energy-unet an energy, whose gradient is the score.
+        width: of its layers; a number for each data set if it is not given, as steps, num_samples and draws are.
+        num_blocks: residual blocks (of a U-Net, at each resolution).
+        bfloat16: activations in 16 bits.
+        classes: tell the network the label, so that images can be drawn by class.
+        dequantise: train on pixels spread over their step of grey, and take the step that a sample lies in.
+        steps: of training.
+        batch_size: images a step, drawn with replacement.
+        learning_rate: highest rate of Adam, between a warm-up (a tenth of the steps, 500 at most) and a cosine to 0.
+        clip: norm to which longer gradients are cut.
+        ema_decay: of the average of parameters that is sampled from.
+        noise_mean: of log sigma in training; the images have a mean square of 1 for each pixel.
+        noise_std: of log sigma.
+        sampler: heun, churn (heun with noise), annealed (Langevin), predictor-corrector, reverse-sde, flow (an ODE
+            solved to a tolerance).
+        levels: noise scales of the sampler.
+        sigma_max: where it starts.
+        sigma_min: where the last step, which denoises, starts.
+        churn: noise that churn adds, in all.
+        guidance: weight of classifier-free guidance (1: none), digits 0 to 9 in turn; needs classes.
+        num_samples: images of one draw.
+        draws: independent draws that every number is averaged over.
+        checkpoints: how often training writes a checkpoint, a line of metrics.jsonl, and measures held-out loss.
+        resume: go on with the run in `out`; the same settings are needed.
+        split_seed: chooses the halves of digits and mnist.
+        seed: of initialisation, training and sampling.
+        out: folder for the run (checkpoints, metrics.jsonl), metrics.json and the figures.
+    """
+    arguments = locals()
+    preset = PRESETS[data_set]
+    for name, value in preset._asdict().items():
+        arguments[name] = value if arguments[name] is None else arguments[name]
+    check(arguments)
+    record.require_run(seed, out)
+    clock = record.Clock()
+    split = data.load(data_set, seed=split_seed, folder=folder)
+    scaling = data.scaling(split)
+    model = images_model.build(
+        network,
+        split,
+        scaling,
+        width=arguments["width"],
+        num_blocks=num_blocks,
+        classes=classes,
+        dequantised=dequantise,
+        dtype=jnp.bfloat16 if bfloat16 else None,
+    )
+    how = Sampling(sampler, levels, sigma_max, sigma_min, churn, guidance)
+    key_init, key_train, key_sample, key_held = jax.random.split(jax.random.key(seed), 4)
+    with record.progress() as bar:
+        trained = fit(clock, bar, key_train, clock(model.init, key_init), key_held, model, split, arguments)
+        generated = draw(clock, bar, key_sample, trained.state.ema, model, how, arguments)
+    return conclude(clock, split, model, trained, generated, how, arguments)
+
+
+def check(arguments: dict[str, Any]) -> None:
+    """Refuse what cannot be, by name."""
+    least = {"steps": 1, "batch_size": 1, "width": 1, "num_blocks": 1, "levels": 2, "checkpoints": 1}
+    for name, low in (least | {"num_samples": 64, "draws": 1, "split_seed": 0}).items():
+        record.require(arguments[name] >= low, f"{name} must be at least {low}, got {arguments[name]}")
+    for name in ("learning_rate", "clip", "noise_std", "sigma_min"):
+        record.require(0 < arguments[name] < math.inf, f"{name} must be positive and finite, got {arguments[name]}")
+    low, high = arguments["sigma_min"], arguments["sigma_max"]
+    record.require(low < high < math.inf, f"sigma_max must be finite and above sigma_min, got {high}")
+    record.require(0 <= arguments["ema_decay"] < 1, f"ema_decay must be in [0, 1), got {arguments['ema_decay']}")
+    record.require(math.isfinite(arguments["noise_mean"]), f"noise_mean must be finite, got {arguments['noise_mean']}")
+    record.require(0 <= arguments["churn"] < math.inf, f"churn must not be negative, got {arguments['churn']}")
+    record.require(arguments["classes"] or arguments["guidance"] is None, "guidance needs --classes")
+
+
+def fit(
+    clock: record.Clock, bar: Any, key: Any, params: Any, key_held: Any, model: Model, split: Any, a: Any
+) -> Trained:
+    """Train, or go on training."""
+    rows, heldout = images_model.rows(split)
+    loss = training.per_example(partial(model.loss, mean=a["noise_mean"], std=a["noise_std"]))
+
+    def measure(key: Any, params: Any, heldout: Any) -> dict[str, Any]:
+        keys = jax.random.split(key, heldout.shape[0])
+        each = partial(model.loss, mean=a["noise_mean"], std=a["noise_std"])
+        losses = jax.lax.map(lambda pair: each(pair[0], params, pair[1]), (keys, heldout), batch_size=256)
+        return {"heldout_loss": jnp.mean(losses)}
+
+    # Everything that makes another run, and that its data, shapes and batch size do not tell.
+    shown = ("network", "dequantise", "classes", "learning_rate", "clip", "noise_mean", "noise_std", "bfloat16")
+    return train(
+        clock,
+        bar,
+        "training",
+        key,
+        params,
+        jnp.asarray(rows),
+        batch_loss=loss,
+        optimizer=optimizer(a["learning_rate"], a["steps"], warmup=min(500, a["steps"] // 10), clip=a["clip"]),
+        batch_size=a["batch_size"],
+        steps=a["steps"],
+        ema_decay=a["ema_decay"],
+        every=-(-a["steps"] // a["checkpoints"]),
+        evaluation=Evaluation(measure, key_held, jnp.asarray(heldout[:2000]), best="heldout_loss"),
+        folder=a["out"],
+        resume=a["resume"],
+        about={name: a[name] for name in shown},
+    )
+
+
+def draw(clock: record.Clock, bar: Any, key: Any, params: Any, model: Model, how: Sampling, a: Any) -> list[np.ndarray]:
+    """Return the pixels of every draw."""
+    task = bar.add_task("sampling", total=a["draws"], note="")
+    sample = partial(images_model.sample, model=model, how=how, num=a["num_samples"])
+    compiled, found = clock.compile(sample, key, params), []
+    for i in range(a["draws"]):
+        found.append(model.pixels(np.asarray(compiled(jax.random.fold_in(key, i), params))))
+        bar.update(task, advance=1)
+    return found
+
+
+def conclude(
+    clock: record.Clock, split: Any, model: Model, trained: Trained, generated: list[np.ndarray], how: Sampling, a: Any
+) -> dict:
+    """Measure what was drawn, beside real images and baselines, and write the record."""
+    rng = np.random.default_rng(a["seed"])
+    num = a["num_samples"]
+    real = quality.few(rng, split, num)
+    classifier = quality.fit_classifier(split)
+    measure = quality.judge(real, classifier)
+    sets = {quality.MODEL: generated} | quality.baselines(rng, split, num, a["draws"])
+    table = {name: quality.summarise([measure(pixels) for pixels in images]) for name, images in sets.items()}
+    title = f"{split.name}: {num} images against {len(real.heldout)} held-out ones, {a['draws']} draw(s)"
+    goal = quality.GOALS.get(split.name)
+    record.console.print(quality.tabulate(table, title, goal))
+    score = partial(model.score(trained.state.ema))
+    metrics = {
+        **{name: number["mean"] for name, number in table[quality.MODEL].items()},
+        "goal": goal,
+        "goal_reached": goal and quality.reached(table[quality.MODEL], goal),
+        "table": table,
+        "classes_per_draw": np.bincount(classifier.labels(np.concatenate(generated)), minlength=10) / a["draws"],
+        "classifier_accuracy": np.mean(classifier.labels(real.heldout) == real.heldout_labels),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.state.params)),
+        "heldout_loss": trained.lines[-1]["evaluation"]["heldout_loss"],
+        "lines": trained.lines,
+    }
+    path, sigmas = images_model.trajectory(jax.random.key(a["seed"]), score, model, how, 8)
+    figures = {
+        "samples": images_figures.samples(generated[0], rng.permutation(real.heldout), split),
+        "training": images_figures.training(trained.lines),
+        "trajectory": images_figures.trajectory(np.asarray(path), np.asarray(sigmas), model.scaling, split),
+        "neighbours": images_figures.neighbours(generated[0][:12], split),
+        "interpolation": images_figures.interpolation(
+            model.pixels(np.asarray(images_model.interpolate(jax.random.key(a["seed"]), score, model, how, 6, 11))),
+            split,
+        ),
+    }
+    return record.write(a["out"], arguments=a, metrics=metrics, figures=figures, clock=clock, dtype="float32")
+
+
+if __name__ == "__main__":
+    record.command(main)
