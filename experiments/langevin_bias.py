@@ -124,8 +124,11 @@ def main(
                         record.require(bool(jnp.isfinite(x).all()), f"{name}, h = {h}: a chain is not finite")
                         runs.append((np.asarray(x), float(acceptance)))
                         bar.update(task, advance=1, note=f"{title}, {name}")
-                    largest = excess(runs[-1][0], line)
-                    rows["measured"][name] = [measure(x, line, largest) | {"acceptance": a} for x, a in runs]
+                    # Of the largest step, the one below: its own draws would serve both as signs and as values.
+                    surest, second = (excess(x, line) for x, _ in (runs[-1], runs[-2]))
+                    rows["measured"][name] = [
+                        measure(x, line, second if x is runs[-1][0] else surest) | {"acceptance": a} for x, a in runs
+                    ]
             rows["slopes"] = slopes(steps, rows)
             found[title] = rows
     show(steps, found)
