@@ -142,7 +142,8 @@ def warm_up(
     common to many chains give a step that is vmapped already: acceptance is averaged over all that the info holds.
     A step that is adapted does not leave the target invariant: draw samples with `run` afterwards.
 
-    `key` is consumed. Raises ValueError unless num_steps >= 1, step_size > 0 and 0 < target_acceptance < 1 where known.
+    `key` is consumed. Raises ValueError unless num_steps >= 1, step_size > 0 and 0 < target_acceptance < 1 where known,
+    or if the info of a step has no acceptance.
     Source: Hoffman and Gelman (2014), equation 6; Roberts and Rosenthal (1998) for 0.574.
     """
     if num_steps < 1:
@@ -150,7 +151,12 @@ def warm_up(
     check_step_size(step_size)
     if not 0 < target_acceptance < 1:
         raise ValueError(f"target_acceptance = {target_acceptance}: it must lie between 0 and 1")
-    dtype = jax.eval_shape(step, key, state, jnp.asarray(step_size))[1].acceptance.dtype
+    info = jax.eval_shape(step, key, state, jnp.asarray(step_size))[1]
+    if not hasattr(info, "acceptance"):
+        raise ValueError(
+            f"{type(info).__name__} has no acceptance: warm_up is for steps that accept or refuse, as MALA's"
+        )
+    dtype = info.acceptance.dtype
     start = jnp.log(jnp.asarray(step_size, dtype))
 
     def body(carry, i):

@@ -52,7 +52,8 @@ def sliced(
     of grad s.
 
     It costs one product with grad s for each direction; for the score of an energy (`score_of`), unless variance
-    reduced, less: both terms are derivatives of E along v, -E'' and 1/2 E'^2.
+    reduced, less: both terms are derivatives of E along v, -E'' and 1/2 E'^2. An energy with a derivative of its own in
+    reverse alone (`jax.custom_vjp`) has none forward twice: give `lambda x: -jax.grad(energy)(x)`.
 
     `key` is consumed. Raises ValueError if num_directions < 1, directions is another string, score(x) is not like x, or
     x is known and not finite. Source: Song, Garg, Shi and Ermon (2019), "Sliced score matching", equations 7 and 8;

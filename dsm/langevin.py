@@ -155,7 +155,8 @@ def sample(
 ) -> Float[Array, "N *shape"]:
     """The ends of N independent chains of `ula_step` that start at the rows of x, num_steps steps each.
 
-    Chain i is `run` with the i-th of `split(key, N)`, whatever the others do; `tile` is that of `run_many`. `key` is
+    Chain i is `run` with the i-th of `split(key, N)`, whatever the others do; `tile` is that of `run_many`. Where a
+    step would diverge the chain stays where it was; the History of `run_many` says so, this function does not. `key` is
     consumed. Bias, stability and errors are those of `ula_step` and `run_many`.
     """
     check_finite("x", x)

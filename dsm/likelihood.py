@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .energies import check_finite, scalar_energy
+
 
 class Grid(NamedTuple):
     """A quadrature rule: integral of f(x) dx ~ sum_n exp(log_weights_n) f(points_n)."""
@@ -50,7 +52,8 @@ def quadrature_grid(
 def log_partition(energy: Callable[[Float[Array, " D"]], Float[Array, ""]], grid: Grid) -> Float[Array, ""]:
     """log Z = log integral exp(-E(x)) dx over the box, as log sum_n exp(log_weights_n - E(points_n)).
 
-    Memory grows with the number of points, not with what the energy computes inside, under grad too.
+    Memory grows with the number of points, not with what the energy computes inside, under grad too. The integral is
+    over R^D, D that of the grid. Raises ValueError if the energy is not a scalar.
     """
     return jax.nn.logsumexp(grid.log_weights - _energies(energy, grid.points))
 
@@ -61,12 +64,16 @@ def negative_log_likelihood(
     """-1/n sum_i log p(x_i) = 1/n sum_i E(x_i) + log Z: equation (1), as a loss.
 
     The model is exp(-E) / Z on the box of the grid, and nothing outside. The box must hold the data: outside
-    it the model has no mass, and this function would not notice.
+    it the model has no mass, and this function would not notice. Raises ValueError if the data and the grid have not
+    the same D, the data are known and not finite, or the energy is not a scalar.
     """
+    check_finite("x_batch", x_batch)
+    if x_batch.shape[1:] != grid.points.shape[1:]:
+        raise ValueError(f"x_batch has shape {x_batch.shape}, the points of the grid {grid.points.shape}: D must agree")
     return jnp.mean(_energies(energy, x_batch)) + log_partition(energy, grid)
 
 
 def _energies(energy, x_batch):
     # Tiles that fit the cache, recomputed in the backward pass: a network on 10^5 points would not fit in
     # memory otherwise.
-    return jax.lax.map(jax.checkpoint(energy), x_batch, batch_size=1024)
+    return jax.lax.map(jax.checkpoint(lambda x: scalar_energy(energy, x)), x_batch, batch_size=1024)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from .energies import check_finite
@@ -77,7 +77,10 @@ class PerExample:
         return jax.tree.map(lambda a: a / n, sums)
 
     def _sum(self, params, keys, batch):
-        return jnp.sum(jax.vmap(self.loss, in_axes=(0, None, 0))(keys, params, batch))
+        values = jax.vmap(self.loss, in_axes=(0, None, 0))(keys, params, batch)
+        if values.ndim != 1:
+            raise ValueError(f"loss(key, params, x) has shape {values.shape[1:]}: it must be a scalar")
+        return jnp.sum(values)
 
     def _sums(self, params, keys, batch):
         """sum_i loss_i and its gradient."""
@@ -107,10 +110,14 @@ def per_example(
     cache (on a CPU 1.2 to 1.4 times faster at a batch of 4096) and the memory; on a large accelerator give a tile as
     large as the batch. With a `mesh` its devices share each batch, whose size they must divide, and hold the whole of
     params each; the terms of the sum are the same, their order is not, so results agree to rounding. Two liftings of
-    one loss are equal, so `fit` is compiled once for both. Raises ValueError if tile < 1.
+    one loss are equal, so `fit` is compiled once for both. Raises ValueError if tile < 1, and at the first step if the
+    loss is not a scalar.
     """
     if tile < 1:
         raise ValueError(f"tile = {tile}: at least one example is needed")
+    if mesh is not None:
+        # Axes of `jax.make_mesh` ask for the layout of everything; here only batches have one.
+        mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
     return PerExample(loss, tile, mesh)
 
 

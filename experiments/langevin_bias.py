@@ -25,7 +25,7 @@ from dsm import chains as markov
 from dsm import langevin, underdamped
 from experiments import langevin_bias_figures, record
 from experiments.langevin_bias_predictions import REACH, on_a_line, predictions, targets
-from experiments.langevin_bias_report import BATCHES, excess, measure, show, slopes
+from experiments.langevin_bias_report import BATCHES, measure, show, signs, slopes
 
 
 def samplers(target: dsm.GaussianMixture) -> dict[str, tuple[Callable, Callable]]:
@@ -124,8 +124,10 @@ def main(
                         record.require(bool(jnp.isfinite(x).all()), f"{name}, h = {h}: a chain is not finite")
                         runs.append((np.asarray(x), float(acceptance)))
                         bar.update(task, advance=1, note=f"{title}, {name}")
-                    largest = excess(runs[-1][0], line)
-                    rows["measured"][name] = [measure(x, line, largest) | {"acceptance": a} for x, a in runs]
+                    # Draws for nothing else: those of the largest step cannot be both signs and values.
+                    x, _ = run(jax.random.fold_in(key, len(steps)), jnp.asarray(steps[-1], jnp.float32))
+                    directions = signs(np.asarray(x), line)
+                    rows["measured"][name] = [measure(x, line, directions) | {"acceptance": a} for x, a in runs]
             rows["slopes"] = slopes(steps, rows)
             found[title] = rows
     show(steps, found)

@@ -26,25 +26,28 @@ def excess(x: Float[np.ndarray, "C T"], line: Line) -> Float[np.ndarray, "20 40"
     return np.array(shares) - p
 
 
-def measure(x: Float[np.ndarray, "C T"], line: Line, largest: Float[np.ndarray, "20 40"]) -> dict[str, float]:
+def signs(x: Float[np.ndarray, "C T"], line: Line) -> Float[np.ndarray, " 40"]:
+    """Return in which bins the draws are too many, 1, and too few, -1."""
+    return np.sign(excess(x, line).mean(axis=0))
+
+
+def measure(x: Float[np.ndarray, "C T"], line: Line, directions: Float[np.ndarray, " 40"]) -> dict[str, float]:
     """Errors of E[x^2] and of the density over bins, with standard errors over batches of chains.
 
-    The total variation is sum_i sign(d_i) e_i / 2, e the excess of the draws over p and d that of the same sampler at
-    its largest step, by the other half of the chains. Sums of |e_i| would have a floor of noise; signs of e itself, by
-    the other half, are wrong half the time where e_i is below its noise, and would lose most of a small bias. To first
-    order in h the signs are the same at all steps (of ULA's total variation, those of h = 0.32 keep 98% or more), and
-    at the largest they are sure. Where there is no bias it is 0 on average, so it may be negative.
+    The total variation is sum_i sign(d_i) e_i / 2, e the excess of the draws over p and d that of other draws, by the
+    same sampler at its largest step. Sums of |e_i| would have a floor of noise; signs of e itself, by other draws, are
+    wrong half the time where e_i is below its noise, and would lose most of a small bias. To first order in h the
+    signs are the same at all steps (of ULA's total variation, those of h = 0.32 keep about 98% or more), and at the
+    largest they are surest. Where there is no bias it is 0 on average, so it may be negative.
 
     Args:
         x: draws, a row for each chain.
         line: what they should be draws of.
-        largest: `excess` at the largest step.
+        directions: the `signs` of d.
     """
     truth = float(np.sum(line.x**2 * line.p) * line.weight)
     moment = np.array([np.mean(batch.astype(np.float64) ** 2) for batch in np.array_split(x, BATCHES)]) - truth
-    signs = [np.sign(half.mean(axis=0)) for half in np.split(largest, 2)]
-    first, second = np.split(excess(x, line), 2)
-    variation = np.concatenate([first @ signs[1], second @ signs[0]]) / 2
+    variation = excess(x, line) @ directions / 2
 
     def error(values):
         return float(values.std(ddof=1) / math.sqrt(len(values)))
@@ -76,8 +79,12 @@ def slopes(steps: tuple[float, ...], rows: dict) -> dict[str, dict[str, tuple[fl
             name: slope(list(steps), [r[measure] for r in row], [r[f"{measure}_se"] for r in row])
             for name, row in rows["measured"].items()
         }
+        # With the weights of what was measured: the exact one is no power of h.
+        relative = [abs(r[f"{measure}_se"] / r[measure]) for r in rows["measured"]["ULA"]]
         exact = [row["kernel"][measure] for row in rows["predicted"]]
-        fitted[measure]["ULA, predicted"] = slope(list(steps), exact, [1e-3 * abs(v) for v in exact])
+        errors = [r * abs(v) for r, v in zip(relative, exact, strict=True)]
+        fit = slope(list(steps), exact, errors)
+        fitted[measure]["ULA, predicted"] = None if fit is None else (fit[0], 0.0)
     return fitted
 
 

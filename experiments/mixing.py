@@ -134,7 +134,7 @@ def check(given: dict[str, Any]) -> int:
     for name, cost in costs.items():
         record.require(
             evaluations % cost == 0 and evaluations >= 8 * cost,
-            f"evaluations must be a multiple of {name} ({cost}), of 8 or more, got {evaluations}",
+            f"evaluations must be a multiple of {name} ({cost}) and at least {8 * cost}, got {evaluations}",
         )
     kept = math.gcd(*(evaluations // cost for cost in (1, costs["leapfrog"], costs["temperatures"])))
     record.require(kept >= 8, f"evaluations must leave 8 draws or more that all samplers share, got {kept}")

@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -69,8 +70,14 @@ def test_denoising_score_matching(program):
     np.testing.assert_allclose(found["samples"].var(axis=0), 2 + 0.3**2 + 0.3**2, rtol=0.2)
 
 
-def test_chains_and_what_they_are_worth(program):
+def test_batches_and_chains_over_devices(program):
     found = program(4)
+    assert len(found["x"].sharding.device_set) == found["batch_loss"].mesh.size == len(jax.devices()) == 4
+    assert found["x"].shape == (1000, 2) and float(jnp.abs(found["x"]).max()) > 1
+
+
+def test_chains_and_what_they_are_worth(program):
+    found = program(5)
     summary, target = found["found"], found["target"]
     # Within 5 of its own standard errors of a mean that is 0.
     assert np.all(np.abs(summary.mean) < 5 * summary.mcse)

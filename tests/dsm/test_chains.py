@@ -253,6 +253,12 @@ def test_chains_run_where_they_are_and_do_not_wait_for_each_other():
     assert "while" in text and not any(word in text for word in ("all-gather", "all-reduce", "collective-permute"))
 
 
+def test_a_step_that_accepts_all_cannot_be_warmed_up():
+    step = lambda key, state, h: langevin.ula_step(key, state, lambda x: -x, step_size=h)  # noqa: E731
+    with pytest.raises(ValueError, match="LangevinInfo has no acceptance"):
+        chains.warm_up(jax.random.key(0), step, langevin.init(jnp.zeros(1)), 5, step_size=0.1)
+
+
 def test_run_many_refuses_a_tile_of_none():
     step, states = chains_of("mixture", jnp.float32)
     with pytest.raises(ValueError, match="tile = 0"):

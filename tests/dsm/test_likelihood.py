@@ -114,6 +114,17 @@ def test_fit_recovers_the_precision_of_a_gaussian():
     np.testing.assert_allclose(info.loss[-1], 0.5 * np.log(2 * np.pi * np.e * 0.5), rtol=1e-6)
 
 
+def test_data_and_energies_that_do_not_fit_the_grid_are_refused():
+    line = dsm.quadrature_grid(-6.0, 6.0, 60)
+    energy = lambda x: 0.5 * jnp.sum(x**2)  # noqa: E731
+    with pytest.raises(ValueError, match=r"x_batch has shape \(5, 2\), the points of the grid \(60, 1\): D must agree"):
+        dsm.negative_log_likelihood(energy, jnp.zeros((5, 2)), line)
+    with pytest.raises(ValueError, match=r"x_batch\[1, 0\] = nan"):
+        dsm.negative_log_likelihood(energy, jnp.array([[0.0], [jnp.nan]]), line)
+    with pytest.raises(ValueError, match=r"energy\(x\) has shape \(1,\) for x of shape \(1,\): it must be a scalar"):
+        dsm.log_partition(lambda x: x**2, line)
+
+
 def test_float32_stays_float32():
     grid = jax.tree.map(lambda a: a.astype(jnp.float32), dsm.quadrature_grid(-8.0, 8.0, 60))
     x = jnp.ones((3, 1), jnp.float32)

@@ -197,8 +197,8 @@ def test_a_gradient_by_tiles_is_the_gradient(num):
 
 
 def test_devices_share_a_batch():
-    # 24 examples on 4 devices are 6 each: a tile of 4 and a rest.
-    mesh = Mesh(np.asarray(jax.devices()).reshape(2, 2), ("hosts", "cores"))
+    # 24 examples on 4 devices are 6 each: a tile of 4 and a rest. `make_mesh` gives axes that are explicit in types.
+    mesh = jax.make_mesh((2, 2), ("hosts", "cores"))
     shared = {**SETTINGS, "batch_loss": training.per_example(noisy_distance, tile=4, mesh=mesh), "batch_size": 24}
     alone = {**SETTINGS, "batch_size": 24}
     found, info = training.fit(jax.random.key(0), fresh(), DATA, **shared, num_steps=20)
@@ -234,3 +234,9 @@ def test_data_that_are_not_numbers_are_refused_by_place():
         )
     with pytest.raises(ValueError, match="tile = 0"):
         training.per_example(lambda key, params, x: x[0], tile=0)
+
+
+def test_a_loss_that_is_not_a_scalar_is_refused():
+    loss = training.per_example(lambda key, params, x: (x - params["m"]) ** 2)
+    with pytest.raises(ValueError, match=r"loss\(key, params, x\) has shape \(2,\): it must be a scalar"):
+        training.step(jax.random.key(0), fresh(), DATA, **{**SETTINGS, "batch_loss": loss})

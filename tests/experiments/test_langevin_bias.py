@@ -43,11 +43,11 @@ def test_the_expansion_is_the_slope_of_the_kernels_density(name):
 def test_measures_of_exact_draws_and_of_wider_ones():
     line = theory.on_a_line(theory.targets()["Gaussian"], 601)
     x = np.random.default_rng(0).normal(size=(2000, 20))
-    row = report.measure(x, line, report.excess(1.2 * x, line))
+    row = report.measure(x, line, report.signs(1.2 * x, line))
     assert abs(row["second_moment"]) < 4 * row["second_moment_se"]
     assert abs(row["total_variation"]) < 4 * row["total_variation_se"]
     # N(0, 1.44) against N(0, 1): they cross at |x| = r, and half the distance is the mass between.
-    row = report.measure(1.2 * x, line, report.excess(1.2 * x, line))
+    row = report.measure(1.2 * x, line, report.signs(1.2 * x, line))
     p, q = line.p, np.exp(-(line.x**2) / 2.88) / np.sqrt(2 * np.pi * 1.44)
     exact = np.abs(p - q).sum() * line.weight / 2
     assert abs(row["second_moment"] - 0.44) < 4 * row["second_moment_se"]
@@ -59,7 +59,7 @@ def test_a_bias_below_the_noise_of_its_bins_keeps_its_total_variation():
     # N(0, 1.0101), as ULA samples N(0, 1) at h = 0.02: a tenth of the noise in a bin, so signs of its own are a guess.
     line = theory.on_a_line(theory.targets()["Gaussian"], 601)
     rng, scale = np.random.default_rng(1), 0.99**-0.5
-    largest = report.excess(rng.normal(size=(4000, 50)) * 0.84**-0.5, line)
+    largest = report.signs(rng.normal(size=(4000, 50)) * 0.84**-0.5, line)
     rows = [report.measure(rng.normal(size=(400, 50)) * scale, line, largest) for _ in range(200)]
     exact = theory.predictions(line, 0.02)["kernel"]["total_variation"]
     found = np.array([row["total_variation"] for row in rows])
@@ -68,6 +68,17 @@ def test_a_bias_below_the_noise_of_its_bins_keeps_its_total_variation():
     assert abs(found.mean() - exact) < 4 * error
     # What a run calls its standard error is the scatter of the runs.
     assert np.mean([row["total_variation_se"] for row in rows]) == pytest.approx(found.std(), rel=0.3)
+
+
+def test_without_a_bias_the_total_variation_is_zero_within_its_error():
+    line = theory.on_a_line(theory.targets()["Gaussian"], 601)
+    rng = np.random.default_rng(2)
+    draw = lambda: rng.normal(size=(400, 50))  # noqa: E731
+    rows = [report.measure(draw(), line, report.signs(draw(), line)) for _ in range(300)]
+    z = np.array([row["total_variation"] / row["total_variation_se"] for row in rows])
+    assert abs(z.mean()) < 4 / np.sqrt(300)
+    # 20 batches: Student's t with 19 degrees of freedom has the variance 19 / 17.
+    assert z.var() == pytest.approx(19 / 17, rel=4 * np.sqrt(2 / 300))
 
 
 @pytest.mark.parametrize("name", ["Gaussian", "two modes"])
