@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Num
 
 from . import checkpoint_folder as folders
 from . import chunks, training
@@ -50,7 +50,7 @@ class Restored(NamedTuple):
 def fit(
     key: Key[Array, ""],
     state: TrainingState,
-    data: Float[Array, "N *shape"],
+    data: Num[Array, "N *shape"],
     folder: str | Path,
     *,
     batch_loss: BatchLoss,

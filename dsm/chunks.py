@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
 from . import training
 from .energies import check_finite
@@ -38,7 +38,7 @@ Report = Callable[[Chunk], None]
 def fit(
     key: Key[Array, ""],
     state: TrainingState,
-    data: Float[Array, "N *shape"],
+    data: Num[Array, "N *shape"],
     *,
     batch_loss: BatchLoss,
     optimizer: optax.GradientTransformation,

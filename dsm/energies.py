@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ def checked_score(
     return like_its_argument
 
 
-def check_finite(name: str, x: Float[Array, "*shape"]) -> None:
+def check_finite(name: str, x: Num[Array, "*shape"]) -> None:
     """Raises ValueError unless all of x is finite, with the first place where it is not; a traced x passes unseen."""
     if isinstance(x, Tracer):
         return

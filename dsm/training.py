@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from .energies import check_finite
 
-BatchLoss = Callable[[Key[Array, ""], PyTree, Float[Array, "n *shape"]], Float[Array, ""]]
+BatchLoss = Callable[[Key[Array, ""], PyTree, Num[Array, "n *shape"]], Float[Array, ""]]
 
 
 class TrainingState(NamedTuple):
@@ -49,12 +49,12 @@ class PerExample:
     tile: int
     mesh: Mesh | None = None
 
-    def __call__(self, key: Key[Array, ""], params: PyTree, batch: Float[Array, "n *shape"]) -> Float[Array, ""]:
+    def __call__(self, key: Key[Array, ""], params: PyTree, batch: Num[Array, "n *shape"]) -> Float[Array, ""]:
         """1/n sum_i loss(key_i, params, x_i)."""
         return self._sum(params, jax.random.split(key, batch.shape[0]), batch) / batch.shape[0]
 
     def value_and_grad(
-        self, key: Key[Array, ""], params: PyTree, batch: Float[Array, "n *shape"]
+        self, key: Key[Array, ""], params: PyTree, batch: Num[Array, "n *shape"]
     ) -> tuple[Float[Array, ""], PyTree]:
         """The loss and its gradient in params, added up over tiles and devices: memory does not grow with the batch."""
         n, mesh = batch.shape[0], self.mesh
@@ -129,7 +129,7 @@ def init(params: PyTree, optimizer: optax.GradientTransformation) -> TrainingSta
 def step(
     key: Key[Array, ""],
     state: TrainingState,
-    data: Float[Array, "N *shape"],
+    data: Num[Array, "N *shape"],
     *,
     batch_loss: BatchLoss,
     optimizer: optax.GradientTransformation,
@@ -166,7 +166,7 @@ def step(
 def fit(
     key: Key[Array, ""],
     state: TrainingState,
-    data: Float[Array, "N *shape"],
+    data: Num[Array, "N *shape"],
     *,
     batch_loss: BatchLoss,
     optimizer: optax.GradientTransformation,
