@@ -19,7 +19,7 @@ def score_matching_answers(m: dict) -> list[str]:
     ]
 
 
-def digits_answers(m: dict) -> list[str]:
+def images_answers(m: dict) -> list[str]:
     """Say how good the digits are."""
     real = m["table"]["training half"]
     models = {
@@ -34,9 +34,9 @@ def digits_answers(m: dict) -> list[str]:
         "nearest-neighbour ratio near 1 is like new digits, 0 is copying. 'training half' is real data, 'copies' "
         "repeats it, the others are simple densities fitted to it.",
         (f"Better by Fréchet distance in this run: {', '.join(better)}. " if better else "")
-        + "This is a short training; the full one (experiments.digits without options, some minutes) aims at a "
-        f"distance below {m['goal']['frechet']}, a coverage above {m['goal']['coverage']} and a ratio above "
-        f"{m['goal']['nearest_neighbour_ratio']}.",
+        + "This is a short training; the full one (experiments.images without options, some minutes) aims at a "
+        f"distance below {m['goal']['frechet']}, a coverage above {m['goal']['coverage']} and a ratio between "
+        f"{m['goal']['nearest_neighbour_ratio'][0]} and {m['goal']['nearest_neighbour_ratio'][1]}.",
     ]
 
 

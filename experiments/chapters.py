@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from experiments import (
     bellman_equations,
     convergence,
-    digits,
+    images,
     langevin_bias,
     low_density,
     mixing,
@@ -16,7 +16,7 @@ from experiments import (
 )
 from experiments.answers_dp import bellman_answers, convergence_answers, space_answers
 from experiments.answers_dsm import (
-    digits_answers,
+    images_answers,
     langevin_bias_answers,
     mixing_answers,
     objectives_answers,
@@ -90,10 +90,10 @@ CHAPTERS = (
     Chapter(
         "1(c)",
         "The algorithm on real data: 8 x 8 handwritten digits.",
-        digits.main,
-        {"steps": 2000, "width": 256, "draws": 1},
-        digits_answers,
-        {"samples.png": "Generated digits beside held-out ones.", "annealing.png": "From noise to digits."},
+        images.main,
+        {"steps": 1500, "width": 256, "draws": 1},
+        images_answers,
+        {"samples.png": "Generated digits beside held-out ones.", "trajectory.png": "From noise to digits."},
     ),
     Chapter(
         "1(d)",

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import dsm
 from dsm import training
 from experiments import data, images_figures, images_model, quality, record
 from experiments.images_model import Kind, Model, Sampler, Sampling
@@ -204,9 +203,10 @@ def conclude(
     sets = {quality.MODEL: generated} | quality.baselines(rng, split, num, a["draws"])
     table = {name: quality.summarise([measure(pixels) for pixels in images]) for name, images in sets.items()}
     title = f"{split.name}: {num} images against {len(real.heldout)} held-out ones, {a['draws']} draw(s)"
-    goal = quality.GOALS.get(split.name)
+    # A Frechet distance depends on how many images there are.
+    goal = quality.GOALS.get(split.name) if num == PRESETS[a["data_set"]].num_samples else None
     record.console.print(quality.tabulate(table, title, goal))
-    score = partial(model.score(trained.state.ema))
+    score = model.score(trained.state.ema)
     metrics = {
         **{name: number["mean"] for name, number in table[quality.MODEL].items()},
         "goal": goal,

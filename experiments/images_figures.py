@@ -35,9 +35,9 @@ def training(lines: list[dict[str, Any]]) -> Figure:
 def trajectory(
     path: Float[np.ndarray, "C L D"], sigmas: Float[np.ndarray, " L"], scaling: Scaling, split: Split
 ) -> Figure:
-    """Draw the way from noise to images, a row each; x is divided by (1 + σ²)^½, the scale of data and noise together."""
+    """Draw the way from noise to images, a row each; x is in units of (1 + σ²)^½, that of data and noise together."""
     rows, columns = path.shape[:2]
-    height, width = split.shape
+    width = split.shape[1]
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     ax = figure.subplots()
     show(ax, scaling.pixels(path.reshape(rows * columns, -1)), rows, columns, split)

@@ -146,7 +146,7 @@ def _draw(params: Any, key: Key[Array, ""], label: Array, *, model: Model, how: 
 def trajectory(
     key: Key[Array, ""], score: Callable[..., Array], model: Model, how: Sampling, num: int, stops: int = 11
 ) -> tuple[Float[Array, "num stops D"], Float[Array, " stops"]]:
-    """Follow `edm.heun` from noise to images: x at some of its levels, each divided by (1 + sigma^2)^(1/2), the last 0."""
+    """Follow `edm.heun` from noise to images: x / (1 + sigma^2)^(1/2) at some of its levels, the last of them 0."""
     sigmas = jnp.asarray(edm.karras_sigmas(how.levels, how.sigma_max, how.sigma_min), jnp.float32)
     at = np.unique(np.linspace(0, how.levels - 1, stops - 1).round().astype(int))
     size = int(np.prod(model.shape))

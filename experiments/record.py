@@ -40,7 +40,7 @@ def command(main: Callable[..., dict]) -> None:
     """Run `main` from the command line; an impossible argument ends in one line on stderr and exit status 2."""
     try:
         tyro.cli(main)
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError, ArithmeticError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

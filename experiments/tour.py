@@ -114,7 +114,7 @@ def numbers(name: str, metrics: dict) -> list[str]:
                 ("equation", "largest difference"), ((e, f"{x:.1e}") for e, x in metrics["largest_errors"].items())
             )
         ]
-    if name == "digits":
+    if name == "images":
         rows = metrics["table"]
         columns = list(next(iter(rows.values())))
         cells = [(source, *(f"{row[c]['mean']:.3g}" for c in columns)) for source, row in rows.items()]
