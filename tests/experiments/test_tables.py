@@ -195,11 +195,13 @@ def test_the_network_is_ahead_of_the_gaussian_where_there_is_none(tmp_path):
     x = rng.normal(size=(300, 2)) + 4 * rng.integers(0, 2, size=(300, 1))
     path = tmp_path / "clusters.npz"
     np.savez(path, x=x)
-    settings = {"splits": 1, "folds": 2, "networks": 2, "width": 16, "num_blocks": 1, "steps": 600, "checkpoints": 3}
+    settings = {"splits": 1, "folds": 2, "networks": 2, "width": 32, "num_blocks": 1, "steps": 1500, "checkpoints": 3}
     found = tables.main(**settings, table=str(path), out=tmp_path / "out")["metrics"]
-    ahead = found["ahead"][tables_models.GAUSSIAN]
-    assert ahead["mean"] > 4 * ahead["standard_error"]
-    assert found["ahead"][tables_models.MIXTURE]["mean"] < 0.1
+    gaussian, mixture = (found["ahead"][name]["mean"] for name in (tables_models.GAUSSIAN, tables_models.MIXTURE))
+    # The mixture, which is of the right kind, leads by all that there is to win.
+    lead = gaussian - mixture
+    assert lead > 0.25
+    assert gaussian > 0.7 * lead
 
 
 @pytest.mark.parametrize(
