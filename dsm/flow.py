@@ -22,7 +22,8 @@ except ImportError as error:
 from .energies import checked_score
 from .hyvarinen import score_and_diagonal
 from .metrics.floor import Estimate
-from .reverse import LinearSDE, TimeScore, check_t_min
+from .reverse import LinearSDE, TimeScore
+from .sde import check_t_min
 
 
 def probability_flow(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from .energies import checked_score
 from .noise import check_sigmas, kernel_score, perturb
-from .sde import VE, VP, SubVP
+from .sde import VE, VP, SubVP, check_t_min
 
 
 def explicit(
@@ -119,8 +119,7 @@ def denoising_continuous(
     """
     if isinstance(weight, str) and weight != "likelihood":
         raise ValueError(f"weight = {weight!r}: the only one with a name is 'likelihood'")
-    if not isinstance(t_min, Tracer) and not 0 < float(t_min) < 1:
-        raise ValueError(f"t_min = {t_min}: it must lie in (0, 1)")
+    check_t_min(t_min)
     key_time, key_noise = jax.random.split(key)
     lowest = jnp.asarray(t_min, x.dtype)
     t = lowest + (1.0 - lowest) * jax.random.uniform(key_time, (), x.dtype)

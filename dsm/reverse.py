@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 from .energies import checked_score
 from .langevin import LangevinState, ula_step
 from .noise import tweedie
-from .sde import VE, VP, SubVP
+from .sde import VE, VP, SubVP, check_t_min
 
 LinearSDE = VE | VP | SubVP
 TimeScore = Callable[[Float[Array, "*shape"], Float[Array, ""]], Float[Array, "*shape"]]
@@ -125,12 +125,6 @@ def predictor_corrector(
     return _backwards(
         key, score_t, x, sde, num_steps, t_min, _PREDICTORS[predictor], correct if corrector_steps else None
     )
-
-
-def check_t_min(t_min: float | Float[Array, ""]) -> None:
-    """Raises ValueError unless t_min lies in (0, 1); a traced value passes unseen."""
-    if not isinstance(t_min, Tracer) and not 0 < float(t_min) < 1:
-        raise ValueError(f"t_min = {t_min}: it must lie in (0, 1)")
 
 
 def _backwards(key, score_t, x, sde, num_steps, t_min, predict, correct):

@@ -91,6 +91,12 @@ class SubVP(NamedTuple):
         return jnp.sqrt(-_beta(self, t) * jnp.expm1(-2.0 * _total_beta(self, t)))
 
 
+def check_t_min(t_min: float | Float[Array, ""]) -> None:
+    """Raises ValueError unless t_min lies in (0, 1); a traced value passes unseen."""
+    if not isinstance(t_min, Tracer) and not 0 < float(t_min) < 1:
+        raise ValueError(f"t_min = {t_min}: it must lie in (0, 1)")
+
+
 def _beta(sde: VP | SubVP, t: Scalar) -> Float[Array, ""]:
     _check_range("beta_min", sde.beta_min, "beta_max", sde.beta_max)
     return jnp.asarray(sde.beta_min + t * (sde.beta_max - sde.beta_min))

@@ -150,12 +150,11 @@ def fit(
 ) -> Trained:
     """Train, or go on training."""
     rows, heldout = images_model.rows(split)
-    loss = training.per_example(partial(model.loss, mean=a["noise_mean"], std=a["noise_std"]))
+    loss = partial(model.loss, mean=a["noise_mean"], std=a["noise_std"])
 
     def measure(key: Any, params: Any, heldout: Any) -> dict[str, Any]:
         keys = jax.random.split(key, heldout.shape[0])
-        each = partial(model.loss, mean=a["noise_mean"], std=a["noise_std"])
-        losses = jax.lax.map(lambda pair: each(pair[0], params, pair[1]), (keys, heldout), batch_size=256)
+        losses = jax.lax.map(lambda pair: loss(pair[0], params, pair[1]), (keys, heldout), batch_size=256)
         return {"heldout_loss": jnp.mean(losses)}
 
     # Everything that makes another run, and that its data, shapes and batch size do not tell.
@@ -167,7 +166,7 @@ def fit(
         key,
         params,
         jnp.asarray(rows),
-        batch_loss=loss,
+        batch_loss=training.per_example(loss),
         optimizer=optimizer(a["learning_rate"], a["steps"], warmup=min(500, a["steps"] // 10), clip=a["clip"]),
         batch_size=a["batch_size"],
         steps=a["steps"],

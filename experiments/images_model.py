@@ -106,6 +106,10 @@ class Sampling(NamedTuple):
     guidance: float | None
     """Weight of guidance; None draws from the whole of the data."""
 
+    def sigmas(self) -> Float[Array, " levels"]:
+        """Return the ladder that `edm.heun` goes down."""
+        return jnp.asarray(edm.karras_sigmas(self.levels, self.sigma_max, self.sigma_min), jnp.float32)
+
 
 def sample(key: Key[Array, ""], params: Any, *, model: Model, how: Sampling, num: int) -> Float[Array, "num D"]:
     """Draw num images in units of x; with guidance the labels 0, 1, ... 9, 0, ... in turn."""
@@ -121,7 +125,7 @@ def _draw(params: Any, key: Key[Array, ""], label: Array, *, model: Model, how: 
         guided = guidance.guided(score, how.guidance, NUM_CLASSES)
         score = lambda x, sigma: guided(x, sigma, label)  # noqa: E731
     key_start, key_chain = jax.random.split(key)
-    sigmas = jnp.asarray(edm.karras_sigmas(how.levels, how.sigma_max, how.sigma_min), jnp.float32)
+    sigmas = how.sigmas()
     x = how.sigma_max * jax.random.normal(key_start, (size,), jnp.float32)
     if how.sampler == "heun":
         return edm.heun(score, x, sigmas)
@@ -147,7 +151,7 @@ def trajectory(
     key: Key[Array, ""], score: Callable[..., Array], model: Model, how: Sampling, num: int, stops: int = 11
 ) -> tuple[Float[Array, "num stops D"], Float[Array, " stops"]]:
     """Follow `edm.heun` from noise to images: x / (1 + sigma^2)^(1/2) at some of its levels, the last of them 0."""
-    sigmas = jnp.asarray(edm.karras_sigmas(how.levels, how.sigma_max, how.sigma_min), jnp.float32)
+    sigmas = how.sigmas()
     at = np.unique(np.linspace(0, how.levels - 1, stops - 1).round().astype(int))
     size = int(np.prod(model.shape))
     x = how.sigma_max * jax.random.normal(key, (num, size), jnp.float32)
@@ -170,7 +174,7 @@ def interpolate(
     key: Key[Array, ""], score: Callable[..., Array], model: Model, how: Sampling, num: int, steps: int
 ) -> Float[Array, "num*steps D"]:
     """Draw images from noises between two: cos(a) e_1 + sin(a) e_2, 0 <= a <= pi/2, which all are N(0, I)."""
-    sigmas = jnp.asarray(edm.karras_sigmas(how.levels, how.sigma_max, how.sigma_min), jnp.float32)
+    sigmas = how.sigmas()
     size = int(np.prod(model.shape))
     first, second = jax.random.normal(key, (2, num, 1, size), jnp.float32)
     angle = jnp.linspace(0, jnp.pi / 2, steps, dtype=jnp.float32)[None, :, None]
