@@ -3,8 +3,13 @@
 It is equation 2 over noise scales (`dsm.denoising_lognormal`), trained by `experiments.trainer`, which survives being
 killed: the same command with --resume goes on. `experiments.quality` defines what is measured.
 
-    python -m experiments.images --data digits
-    python -m experiments.images --data mnist --resume
+    python -m experiments.images --data-set digits
+    python -m experiments.images --data-set mnist --resume
+
+All devices share each batch: with JAX_NUM_CPU_DEVICES=4 the cores of one machine as four. On several hosts each runs
+the same command, but for its number, and all write to one folder:
+
+    python -m experiments.images --coordinator 10.0.0.1:9911 --processes 2 --process 0
 """
 
 import math
@@ -15,9 +20,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from dsm import training
-from experiments import data, images_figures, images_model, quality, record
+from experiments import data, hosts, images_figures, images_likelihood, images_model, quality, record
+from experiments.data import Split
 from experiments.images_model import Kind, Model, Sampler, Sampling
 from experiments.trainer import Evaluation, Trained, optimizer, train
 
@@ -67,6 +74,10 @@ def main(
     checkpoints: int = 20,
     resume: bool = False,
     split_seed: int = 0,
+    likelihood: int = 0,
+    coordinator: str | None = None,
+    processes: int = 1,
+    process: int = 0,
     seed: int = 0,
     out: Path = Path("results/images"),
 ) -> dict:
@@ -100,8 +111,12 @@ def main(
         checkpoints: how often training writes a checkpoint, a line of metrics.jsonl, and measures held-out loss.
         resume: go on with the run in `out`; the same settings are needed.
         split_seed: chooses the halves of digits and mnist.
+        likelihood: held-out images whose bits per dimension are measured, by the flow; needs dequantise.
+        coordinator: HOST:PORT of process 0, where several processes train together.
+        processes: how many they are.
+        process: number of this one, from 0; it is process 0 that draws images and writes.
         seed: of initialisation, training and sampling.
-        out: folder for the run (checkpoints, metrics.jsonl), metrics.json and the figures.
+        out: folder for the run (checkpoints, metrics.jsonl), metrics.json, samples.npz and the figures.
     """
     arguments = locals()
     preset = PRESETS[data_set]
@@ -109,6 +124,8 @@ def main(
         arguments[name] = value if arguments[name] is None else arguments[name]
     check(arguments)
     record.require_run(seed, out)
+    if coordinator is not None:
+        hosts.join(coordinator, processes, process)
     clock = record.Clock()
     split = data.load(data_set, seed=split_seed, folder=folder)
     scaling = data.scaling(split)
@@ -126,8 +143,14 @@ def main(
     key_init, key_train, key_sample, key_held = jax.random.split(jax.random.key(seed), 4)
     with record.progress() as bar:
         trained = fit(clock, bar, key_train, clock(model.init, key_init), key_held, model, split, arguments)
-        generated = draw(clock, bar, key_sample, trained.state.ema, model, how, arguments)
-    return conclude(clock, split, model, trained, generated, how, arguments)
+        # What follows is a matter of minutes and of one process; nobody waits for it.
+        params = jax.tree.map(np.asarray, trained.state.ema)
+        if coordinator is not None:
+            jax.distributed.shutdown()
+        if process != 0:
+            return {}
+        generated = draw(clock, bar, key_sample, params, model, how, arguments)
+    return conclude(clock, split, model, params, trained.lines, generated, how, arguments)
 
 
 def check(arguments: dict[str, Any]) -> None:
@@ -143,6 +166,15 @@ def check(arguments: dict[str, Any]) -> None:
     record.require(math.isfinite(arguments["noise_mean"]), f"noise_mean must be finite, got {arguments['noise_mean']}")
     record.require(0 <= arguments["churn"] < math.inf, f"churn must not be negative, got {arguments['churn']}")
     record.require(arguments["classes"] or arguments["guidance"] is None, "guidance needs --classes")
+    likelihood = arguments["likelihood"]
+    record.require(likelihood == 0 or likelihood >= 2, f"likelihood must be 0 or at least 2, got {likelihood}")
+    record.require(
+        arguments["dequantise"] or likelihood == 0, "likelihood needs --dequantise: pixels of whole numbers have none"
+    )
+    unet = arguments["network"] != "mlp"
+    record.require(not unet or arguments["width"] % 2 == 0, f"width must be a multiple of 2, got {arguments['width']}")
+    many = arguments["processes"] > 1 or arguments["process"] > 0
+    record.require(arguments["coordinator"] is not None or not many, "several processes need a --coordinator")
 
 
 def fit(
@@ -166,7 +198,7 @@ def fit(
         key,
         params,
         jnp.asarray(rows),
-        batch_loss=training.per_example(loss),
+        batch_loss=training.per_example(loss, mesh=hosts.mesh()),
         optimizer=optimizer(a["learning_rate"], a["steps"], warmup=min(500, a["steps"] // 10), clip=a["clip"]),
         batch_size=a["batch_size"],
         steps=a["steps"],
@@ -191,7 +223,14 @@ def draw(clock: record.Clock, bar: Any, key: Any, params: Any, model: Model, how
 
 
 def conclude(
-    clock: record.Clock, split: Any, model: Model, trained: Trained, generated: list[np.ndarray], how: Sampling, a: Any
+    clock: record.Clock,
+    split: Any,
+    model: Model,
+    params: Any,
+    lines: list[dict[str, Any]],
+    generated: list[np.ndarray],
+    how: Sampling,
+    a: Any,
 ) -> dict:
     """Measure what was drawn, beside real images and baselines, and write the record."""
     rng = np.random.default_rng(a["seed"])
@@ -205,7 +244,6 @@ def conclude(
     # A Frechet distance depends on how many images there are.
     goal = quality.GOALS.get(split.name) if num == PRESETS[a["data_set"]].num_samples else None
     record.console.print(quality.tabulate(table, title, goal))
-    score = model.score(trained.state.ema)
     metrics = {
         **{name: number["mean"] for name, number in table[quality.MODEL].items()},
         "goal": goal,
@@ -213,22 +251,62 @@ def conclude(
         "table": table,
         "classes_per_draw": np.bincount(classifier.labels(np.concatenate(generated)), minlength=10) / a["draws"],
         "classifier_accuracy": np.mean(classifier.labels(real.heldout) == real.heldout_labels),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.state.params)),
-        "heldout_loss": trained.lines[-1]["evaluation"]["heldout_loss"],
-        "lines": trained.lines,
-    }
-    path, sigmas = images_model.trajectory(jax.random.key(a["seed"]), score, model, how, 8)
-    figures = {
-        "samples": images_figures.samples(generated[0], rng.permutation(real.heldout), split),
-        "training": images_figures.training(trained.lines),
-        "trajectory": images_figures.trajectory(np.asarray(path), np.asarray(sigmas), model.scaling, split),
-        "neighbours": images_figures.neighbours(generated[0][:12], split),
-        "interpolation": images_figures.interpolation(
-            model.pixels(np.asarray(images_model.interpolate(jax.random.key(a["seed"]), score, model, how, 6, 11))),
-            split,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "heldout_loss": lines[-1]["evaluation"]["heldout_loss"],
+        # Of all that a run was made of, where it was cut short and went on.
+        "training_seconds": sum(
+            (line["step"] - before) / line["steps_per_second"]
+            for before, line in zip([0, *(line["step"] for line in lines)], lines, strict=False)
         ),
+        "lines": lines,
     }
-    return record.write(a["out"], arguments=a, metrics=metrics, figures=figures, clock=clock, dtype="float32")
+    if a["likelihood"]:
+        key = jax.random.fold_in(jax.random.key(a["seed"]), 1)
+        metrics["bits_per_dimension"] = images_likelihood.bits(clock, key, params, model, how, split, a["likelihood"])
+        record.console.print(images_likelihood.tabulate(metrics["bits_per_dimension"], split.name))
+    return record.write(
+        a["out"],
+        arguments=a,
+        metrics=metrics,
+        figures=figures(rng, split, real, model, model.score(params), generated[0], how, lines, a),
+        clock=clock,
+        dtype="float32",
+        arrays={"samples": np.concatenate(generated).astype(np.uint8)},
+    )
+
+
+def figures(
+    rng: np.random.Generator,
+    split: Split,
+    real: Split,
+    model: Model,
+    score: Any,
+    generated: np.ndarray,
+    how: Sampling,
+    lines: list[dict[str, Any]],
+    a: Any,
+) -> dict[str, Figure]:
+    """Draw them; what they need beyond the samples is sampled here."""
+    key = jax.random.key(a["seed"])
+    path, sigmas = images_model.trajectory(key, score, model, how, 8)
+    between = model.pixels(np.asarray(images_model.interpolate(key, score, model, how, 6, 11)))
+    known, mask = real.heldout[rng.permutation(len(real.heldout))[:10]], images_model.upper_half(split.shape)
+    x = jnp.asarray(model.scaling.standardise(known + 0.5 * model.dequantised), jnp.float32)
+    completed = np.asarray(images_model.complete(key, score, x, jnp.asarray(mask), how, 5))
+    completed = np.where(mask, known[:, None], model.pixels(completed))
+    drawn = {
+        "samples": images_figures.samples(generated, rng.permutation(real.heldout), split),
+        "training": images_figures.training(lines),
+        "trajectory": images_figures.trajectory(np.asarray(path), np.asarray(sigmas), model.scaling, split),
+        "neighbours": images_figures.neighbours(generated[:12], split),
+        "interpolation": images_figures.interpolation(between, split),
+        "completions": images_figures.completions(known, mask, completed, split),
+    }
+    if model.classes:
+        weights = 1.0, 3.0
+        sets = [model.pixels(np.asarray(images_model.by_class(key, score, model, how, w, 10))) for w in weights]
+        drawn["classes"] = images_figures.classes(sets, weights, split)
+    return drawn
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """The figures of `experiments.images`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.data import Scaling, Split
+from experiments.data import NUM_CLASSES, Scaling, Split
 
 
 def samples(generated: Float[np.ndarray, "N D"], heldout: Float[np.ndarray, "M D"], split: Split) -> Figure:
@@ -67,10 +69,40 @@ def interpolation(images: Float[np.ndarray, "N D"], split: Split, columns: int =
     return figure
 
 
+def completions(
+    known: Float[np.ndarray, "N D"],
+    mask: Bool[np.ndarray, " D"],
+    completed: Float[np.ndarray, "N C D"],
+    split: Split,
+) -> Figure:
+    """Draw held-out images, below each what is known of it, and then how the model goes on."""
+    given = np.where(mask, known, np.nan)
+    rows = np.concatenate([known[:, None], given[:, None], completed], axis=1).swapaxes(0, 1)
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    ax = figure.subplots()
+    show(ax, rows.reshape(-1, known.shape[1]), len(rows), len(known), split)
+    height = split.shape[0] + 1
+    ax.set_yticks([height * (i + 0.5) for i in range(3)], ["held out", "known", "completed"])
+    ax.set(xticks=[], title="the upper half is known, the lower is drawn given it")
+    return figure
+
+
+def classes(sets: Sequence[Float[np.ndarray, "N D"]], weights: Sequence[float], split: Split) -> Figure:
+    """Draw images of class 0 to 9, a column each, once for every weight of guidance, from the same noises."""
+    figure = Figure(figsize=(10, 5.4), layout="constrained")
+    for ax, images, weight in zip(figure.subplots(1, len(sets)), sets, weights, strict=True):
+        show(ax, images, len(images) // NUM_CLASSES, NUM_CLASSES, split)
+        width = split.shape[1] + 1
+        ax.set_xticks(width * (np.arange(NUM_CLASSES) + 0.5), [str(label) for label in range(NUM_CLASSES)])
+        ax.set(yticks=[], xlabel="class", title=f"guidance of weight {weight:g}")
+    return figure
+
+
 def show(ax: Axes, images: Float[np.ndarray, "N D"], rows: int, columns: int, split: Split) -> None:
     """Draw rows * columns images on one, with gaps of a pixel, dark on light."""
     height, width = split.shape
     cells = np.full((rows, columns, height + 1, width + 1), np.nan)
     cells[:, :, :height, :width] = images[: rows * columns].reshape(rows, columns, height, width)
     sheet = cells.transpose(0, 2, 1, 3).reshape((height + 1) * rows, (width + 1) * columns)[:-1, :-1]
-    ax.imshow(sheet, cmap="gray_r", vmin=0, vmax=split.levels - 1)
+    # Gaps, and what is not known, have a colour of their own.
+    ax.imshow(sheet, cmap=colormaps["gray_r"].with_extremes(bad="#dbe6f4"), vmin=0, vmax=split.levels - 1)

@@ -3,6 +3,7 @@
 A row of the training data holds the pixels of one image and, last, its label.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -10,11 +11,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 import dsm
 from dsm import edm, guidance, reverse
 from experiments.data import NUM_CLASSES, Scaling, Split, dequantise
+from experiments.quality import single_threaded
 
 Kind = Literal["mlp", "unet", "energy-unet"]
 Sampler = Literal["heun", "churn", "annealed", "predictor-corrector", "reverse-sde", "flow"]
@@ -33,9 +35,22 @@ class Model(NamedTuple):
     scaling: Scaling
     classes: bool
     dequantised: bool
+    basis: Float[np.ndarray, "D D"] | None
+    """Principal components of the data, in columns: the coordinates z = basis' x that a perceptron works in."""
 
     def score(self, params: Any) -> Callable[..., Array]:
         """s(x, sigma) or s(x, sigma, label), x a row of standardised pixels."""
+        score = self._score(params)
+        if self.basis is None:
+            return score
+        basis = jnp.asarray(self.basis)
+        rotate = partial(jnp.matmul, precision="highest")
+        return lambda x, sigma, *label: rotate(basis, score(rotate(x, basis), sigma, *label))
+
+    def _score(self, params: Any) -> Callable[..., Array]:
+        """The score in the network's own coordinates."""
+        if self.basis is not None:
+            return partial(self.network.apply, params)
 
         def function(x: Array, sigma: Any, *label: Any) -> Array:
             return self.network.apply(params, x.reshape(self.shape), sigma, *label)
@@ -46,20 +61,27 @@ class Model(NamedTuple):
 
     def init(self, key: Key[Array, ""]) -> Any:
         """Return the parameters before training."""
-        x = jnp.zeros(self.shape, jnp.float32)
+        x = jnp.zeros(self.shape if self.basis is None else math.prod(self.shape), jnp.float32)
         return self.network.init(key, x, jnp.float32(1), *([jnp.int32(0)] if self.classes else []))
 
     def loss(self, key: Key[Array, ""], params: Any, row: Array, *, mean: float, std: float) -> Array:
         """`denoising_lognormal` at one image, whose pixels are made continuous first if the model is one of those."""
         key_pixels, key_label, key_loss = jax.random.split(key, 3)
-        pixels, score = row[:-1].astype(jnp.float32), self.score(params)
+        pixels, score = row[:-1].astype(jnp.float32), self._score(params)
         if self.dequantised:
             pixels = dequantise(key_pixels, pixels)
-        x = (pixels - jnp.asarray(self.scaling.mean, jnp.float32)) / jnp.float32(self.scaling.std)
+        x = self.standardise(pixels)
+        if self.basis is not None:
+            # Noise has the same law in every basis: only the data are turned.
+            x = jnp.matmul(x, jnp.asarray(self.basis), precision="highest")
         if self.classes:
             label = guidance.drop_label(key_label, row[-1].astype(jnp.int32), NUM_CLASSES, UNCONDITIONAL)
-            score = lambda x, sigma: self.score(params)(x, sigma, label)  # noqa: E731
+            score = lambda x, sigma: self._score(params)(x, sigma, label)  # noqa: E731
         return dsm.denoising_lognormal(key_loss, score, x, mean=mean, std=std, sigma_data=1.0)
+
+    def standardise(self, pixels: Float[Array, " D"]) -> Float[Array, " D"]:
+        """From pixels to x."""
+        return (pixels - jnp.asarray(self.scaling.mean, jnp.float32)) / jnp.float32(self.scaling.std)
 
     def pixels(self, x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
         """From samples to whole pixels."""
@@ -86,13 +108,34 @@ def build(
     dequantised: bool,
     dtype: Any,
 ) -> Model:
-    """Return the model of a kind; the width of a U-Net is that of its first level."""
+    """Return the model of a kind; the width of a U-Net is that of its first level.
+
+    A perceptron works in principal components, each with its own deviation: see `dsm.ScoreMLP`.
+    """
+    if dequantised:
+        # Half a step is the mean of what spreads a pixel over its step.
+        scaling = scaling._replace(mean=scaling.mean + 0.5)
     settings: dict[str, Any] = {"num_blocks": num_blocks, "num_classes": NUM_CLASSES if classes else 0, "dtype": dtype}
     if kind == "mlp":
-        network: Any = dsm.ScoreMLP(width=width, **settings)
+        basis, deviations = principal_components(split, scaling)
+        network: Any = dsm.ScoreMLP(width=width, sigma_data=tuple(deviations.tolist()), **settings)
     else:
-        network = (dsm.ScoreUNet if kind == "unet" else dsm.EnergyUNet)((width, 2 * width), **settings)
-    return Model(network, kind == "energy-unet", split.shape, scaling, classes, dequantised)
+        basis, network = None, (dsm.ScoreUNet if kind == "unet" else dsm.EnergyUNet)((width, 2 * width), **settings)
+    return Model(network, kind == "energy-unet", split.shape, scaling, classes, dequantised, basis)
+
+
+def principal_components(split: Split, scaling: Scaling) -> tuple[Float[np.ndarray, "D D"], Float[np.ndarray, " D"]]:
+    """Return the principal components of standardised training pixels, in columns, and the data's deviations on them.
+
+    No deviation is less than that of one step of grey, 1 / 12^(1/2) of it.
+    """
+    covariance = np.cov(scaling.standardise(split.train).astype(float).T)
+    with single_threaded():
+        variances, basis = np.linalg.eigh(covariance)
+    # One sign of each, so that a run can go on with another LAPACK.
+    basis *= np.sign(basis[np.argmax(np.abs(basis), axis=0), np.arange(len(basis))])
+    deviations = np.sqrt(np.maximum(variances, 0) + scaling.grey_step**2 / 12)
+    return basis[:, ::-1].astype(np.float32), deviations[::-1]
 
 
 class Sampling(NamedTuple):
@@ -113,16 +156,15 @@ class Sampling(NamedTuple):
 
 def sample(key: Key[Array, ""], params: Any, *, model: Model, how: Sampling, num: int) -> Float[Array, "num D"]:
     """Draw num images in units of x; with guidance the labels 0, 1, ... 9, 0, ... in turn."""
-    size = int(np.prod(model.shape))
-    draw = partial(_draw, params, model=model, how=how, size=size)
+    draw = partial(_draw, model.score(params), how=how, size=math.prod(model.shape))
     labels = jnp.arange(num, dtype=jnp.int32) % NUM_CLASSES
     return jax.lax.map(lambda each: draw(*each), (jax.random.split(key, num), labels), batch_size=min(TILE, num))
 
 
-def _draw(params: Any, key: Key[Array, ""], label: Array, *, model: Model, how: Sampling, size: int) -> Array:
-    score = model.score(params)
+def _draw(score: Callable[..., Array], key: Key[Array, ""], label: Array, *, how: Sampling, size: int) -> Array:
     if how.guidance is not None:
-        guided = guidance.guided(score, how.guidance, NUM_CLASSES)
+        # Weight 1 is the score of the class alone, at half the price.
+        guided = score if how.guidance == 1 else guidance.guided(score, how.guidance, NUM_CLASSES)
         score = lambda x, sigma: guided(x, sigma, label)  # noqa: E731
     key_start, key_chain = jax.random.split(key)
     sigmas = how.sigmas()
@@ -153,7 +195,7 @@ def trajectory(
     """Follow `edm.heun` from noise to images: x / (1 + sigma^2)^(1/2) at some of its levels, the last of them 0."""
     sigmas = how.sigmas()
     at = np.unique(np.linspace(0, how.levels - 1, stops - 1).round().astype(int))
-    size = int(np.prod(model.shape))
+    size = math.prod(model.shape)
     x = how.sigma_max * jax.random.normal(key, (num, size), jnp.float32)
 
     @jax.jit
@@ -175,8 +217,41 @@ def interpolate(
 ) -> Float[Array, "num*steps D"]:
     """Draw images from noises between two: cos(a) e_1 + sin(a) e_2, 0 <= a <= pi/2, which all are N(0, I)."""
     sigmas = how.sigmas()
-    size = int(np.prod(model.shape))
+    size = math.prod(model.shape)
     first, second = jax.random.normal(key, (2, num, 1, size), jnp.float32)
     angle = jnp.linspace(0, jnp.pi / 2, steps, dtype=jnp.float32)[None, :, None]
     x = how.sigma_max * (jnp.cos(angle) * first + jnp.sin(angle) * second).reshape(-1, size)
     return jax.jit(jax.vmap(lambda x: edm.heun(score, x, sigmas)))(x)
+
+
+def by_class(
+    key: Key[Array, ""], score: Callable[..., Array], model: Model, how: Sampling, weight: float, each: int
+) -> Float[Array, "num D"]:
+    """Draw `each` images of every class with a weight of guidance, 0 to 9 in turn, by `edm.heun`; a key, one noise."""
+    how = how._replace(sampler="heun", guidance=weight)
+    draw = partial(_draw, score, how=how, size=math.prod(model.shape))
+    labels = jnp.tile(jnp.arange(NUM_CLASSES, dtype=jnp.int32), each)
+    return jax.jit(jax.vmap(draw))(jax.random.split(key, len(labels)), labels)
+
+
+def upper_half(shape: tuple[int, ...]) -> Bool[np.ndarray, " D"]:
+    """Return the mask of the upper half of an image."""
+    return np.repeat(np.arange(shape[0]) < shape[0] // 2, shape[1])
+
+
+def complete(
+    key: Key[Array, ""],
+    score: Callable[..., Array],
+    known: Float[Array, "num D"],
+    mask: Bool[Array, " D"],
+    how: Sampling,
+    each: int,
+) -> Float[Array, "num each D"]:
+    """Draw `each` completions of every image, of which what stands under the mask is known, by `guidance.inpaint`."""
+    sigmas, num = how.sigmas(), known.shape[0]
+
+    def one(key: Array, x: Array) -> Array:
+        return guidance.inpaint(key, score, x, mask, sigmas, resamples=10)
+
+    keys = jax.random.split(key, (num, each))
+    return jax.jit(jax.vmap(jax.vmap(one, in_axes=(0, None))))(keys, known)

@@ -24,7 +24,7 @@ from typing import Literal
 from experiments import multihost_worker as worker
 from experiments import record
 
-# Seconds that processes have to end by themselves when one has died: `multihost_worker.HEARTBEAT` and some.
+# Seconds that processes have to end by themselves when one has died: `hosts.HEARTBEAT` and some.
 GRACE = 60
 
 

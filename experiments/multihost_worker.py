@@ -16,10 +16,7 @@ import dp
 from dp import memory
 from dp.fingerprint import digest
 from dp.problems.garnet import draw
-from experiments import record
-
-# Seconds without a sign of life after which a process counts as dead, and all others end with an error.
-HEARTBEAT = 20
+from experiments import hosts, record
 
 # What is told of each process; peak: beyond what it held before it began.
 COLUMNS = "process", "rows", "bytes", "peak", "iterations", "build_seconds", "solve_seconds"
@@ -58,10 +55,7 @@ def join(processes: int, process_id: int, coordinator: str, devices: int) -> Non
     """Join the other processes; from then on `jax.devices()` are those of all."""
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", devices)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        coordinator, processes, process_id, heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=60
-    )
+    hosts.join(coordinator, processes, process_id)
 
 
 def work(

@@ -88,11 +88,10 @@ def fit_classifier(split: Split) -> Classifier:
 
 def judge(split: Split, classifier: Classifier) -> Callable[[Float[np.ndarray, "N D"]], Quality]:
     """Return the function from images (in pixels) to their quality."""
-    train, heldout = jnp.asarray(split.train), jnp.asarray(split.heldout)
-    heldout_features = jnp.asarray(classifier.features(split.heldout))
+    given = [jnp.asarray(x) for x in (split.train, split.heldout, classifier.features(split.heldout))]
 
     @jax.jit
-    def measure(pixels: Array, features: Array) -> Quality:
+    def measure(pixels: Array, features: Array, train: Array, heldout: Array, heldout_features: Array) -> Quality:
         return Quality(
             frechet=metrics.frechet_distance(features, heldout_features),
             coverage=metrics.coverage(heldout_features, features),
@@ -101,7 +100,7 @@ def judge(split: Split, classifier: Classifier) -> Callable[[Float[np.ndarray, "
         )
 
     def quality(pixels: Float[np.ndarray, "N D"]) -> Quality:
-        return Quality(*map(float, measure(jnp.asarray(pixels), jnp.asarray(classifier.features(pixels)))))
+        return Quality(*map(float, measure(jnp.asarray(pixels), jnp.asarray(classifier.features(pixels)), *given)))
 
     return quality
 
@@ -115,13 +114,17 @@ def baselines(rng: np.random.Generator, split: Split, num: int, draws: int) -> d
     """
     train = split.train
     mean, covariance = train.mean(axis=0), np.cov(train.T)
+    with single_threaded():
+        variances, directions = np.linalg.eigh(covariance)
+    # covariance = root' root
+    root = np.sqrt(np.maximum(variances, 0))[:, None] * directions.T
     samplers: dict[str, Callable[[], np.ndarray]] = {
         "training half": lambda: rng.permutation(train)[:num],
         "copies": lambda: rng.choice(train, num),
     }
     for components, gaussians in MIXTURES[: 1 if train.shape[1] <= 64 else None]:
         samplers[f"{gaussians} Gaussians, {components} components"] = _mixture(rng, train, components, gaussians, num)
-    samplers["one Gaussian"] = lambda: rng.multivariate_normal(mean, covariance, num, method="eigh")
+    samplers["one Gaussian"] = lambda: mean + rng.standard_normal((num, len(mean))) @ root
     samplers["independent pixels"] = lambda: rng.permuted(rng.choice(train, num), axis=0)
     return {name: [clip(sample(), split.levels) for _ in range(draws)] for name, sample in samplers.items()}
 

@@ -122,8 +122,12 @@ def write(
     clock: Clock,
     dtype: str,
     pages: Mapping[str, str] | None = None,
+    arrays: Mapping[str, np.ndarray] | None = None,
 ) -> dict:
-    """Write `metrics.json`, a PNG per figure and a file per page (text or HTML) into `out`; return the record."""
+    """Write `metrics.json`, a PNG per figure, a file per page (text or HTML) and an .npz per array into `out`.
+
+    Returns the record, which is what metrics.json holds.
+    """
     record = {
         "arguments": _plain(arguments),
         "metrics": _plain(metrics),
@@ -142,6 +146,8 @@ def write(
             figure.savefig(staged / f"{name}.png", dpi=120)
         for name, text in (pages or {}).items():
             (staged / name).write_text(text, encoding="utf-8")
+        for name, array in (arrays or {}).items():
+            np.savez_compressed(staged / f"{name}.npz", array)
         (staged / "metrics.json").write_text(
             json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -149,7 +155,8 @@ def write(
         # metrics.json last: where it lies, the files it names lie too.
         for path in sorted(staged.iterdir(), key=lambda p: p.name == "metrics.json"):
             shutil.move(path, out / path.name)
-    console.print("wrote", ", ".join(str(out / name) for name in ("metrics.json", *record["figures"], *(pages or {}))))
+    files = "metrics.json", *record["figures"], *(pages or {}), *(f"{name}.npz" for name in arrays or {})
+    console.print("wrote", ", ".join(str(out / name) for name in files))
     return record
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .points import check_pair, squared_distances
+from .points import check_pair, nearest_squared_distances, squared_distances
 
 
 def coverage(real: Float[Array, "N D"], fake: Float[Array, "M D"], *, k: int = 5) -> Float[Array, ""]:
@@ -41,6 +41,6 @@ def nearest_neighbour_ratio(
     check_pair(heldout, train)
 
     def typical(points: Array) -> Float[Array, ""]:
-        return jnp.median(jnp.sqrt(jax.lax.map(lambda row: jnp.min(squared_distances(row, train)), points)))
+        return jnp.median(jnp.sqrt(nearest_squared_distances(points, train)))
 
     return typical(samples) / typical(heldout)

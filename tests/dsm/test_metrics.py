@@ -12,6 +12,7 @@ from jax.test_util import check_grads
 from numpy.testing import assert_allclose
 
 from dsm import metrics
+from dsm.metrics.points import nearest_squared_distances
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(31, 3))
@@ -211,6 +212,16 @@ def test_nearest_neighbour_ratio_is_the_naive_ratio_of_medians():
 def test_a_float32_copy_has_distance_zero_far_from_the_origin():
     train = jnp.asarray(X + 1e4, jnp.float32)
     assert metrics.nearest_neighbour_ratio(train[:5], train, train + 1) == 0
+
+
+def test_the_nearest_of_many_rows_is_the_nearest_by_summed_differences():
+    rng = np.random.default_rng(4)
+    train, samples = (rng.integers(0, 256, (n, 784)).astype(np.float32) for n in (700, 130))
+    samples[7] = train[3]
+    found = jax.jit(nearest_squared_distances)(jnp.asarray(samples), jnp.asarray(train))
+    exact = ((samples[:, None].astype(int) - train[None]) ** 2).sum(-1).min(1)
+    assert found[7] == 0
+    assert_allclose(found, exact, rtol=1e-6)
 
 
 # All of them

@@ -73,6 +73,49 @@ def test_score_mlp_is_the_preconditioned_denoiser(score_net):
     assert np.abs(found[0]).min() > 1e-3
 
 
+@pytest.mark.parametrize("sigma", EXTREMES)
+def test_score_mlp_starts_as_the_score_of_a_gaussian_with_deviations_of_its_own(sigma):
+    deviations = (1e-4, 0.5, 30.0)
+    net, x = dsm.ScoreMLP(width=16, num_blocks=1, sigma_data=deviations), jnp.array([1e-4, -2.0, 20.0])
+    expected = -x / (sigma**2 + np.square(deviations))
+    np.testing.assert_allclose(jax.jit(net.apply)(init(net, x, sigma), x, sigma), expected, rtol=1e-12)
+
+
+def test_score_mlp_sees_the_best_linear_denoiser(score_net):
+    # F = (D - c_skip x) / c_out, entry by entry, depends on x through c_skip x / rms only.
+    _, _, params = score_net
+    deviations, sigma, x = np.array([0.2, 1.0, 3.0]), 0.8, np.array([0.3, -0.6, 2.0])
+
+    def parts(deviations, x):
+        net = dsm.ScoreMLP(width=16, num_blocks=2, sigma_data=tuple(deviations))
+        spread = np.hypot(sigma, deviations)
+        denoised = x + sigma**2 * net.apply(params, jnp.asarray(x), sigma)
+        F = (denoised - (deviations / spread) ** 2 * x) / (sigma * deviations / spread)
+        return F, (deviations / spread) ** 2 * x / np.sqrt(np.mean(deviations**4 / spread**2))
+
+    F, seen = parts(deviations, x)
+    assert np.abs(F).min() > 1e-3
+    # Other deviations and the x that then is seen as the same: the same F; another x: another.
+    other = np.array([1.5, 0.4, 1.0])
+    spread = np.hypot(sigma, other)
+    same = seen * np.sqrt(np.mean(other**4 / spread**2)) * (spread / other) ** 2
+    np.testing.assert_allclose(parts(other, same)[0], F, rtol=1e-10)
+    assert np.abs(parts(other, x)[0] - F).max() > 1e-3
+    # One deviation for all is one number for all.
+    one, all_of_them = (dsm.ScoreMLP(width=16, num_blocks=2, sigma_data=d) for d in (0.5, (0.5, 0.5, 0.5)))
+    np.testing.assert_allclose(
+        one.apply(params, jnp.asarray(x), sigma), all_of_them.apply(params, jnp.asarray(x), sigma), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("sigma_data", "message"), [((1.0, 2.0), "2 entries, and x 3"), ((1.0, 0.0, 1.0), "positive"), (-1.0, "positive")]
+)
+def test_deviations_that_cannot_be_are_refused(sigma_data, message):
+    with pytest.raises(ValueError, match=message):
+        dsm.ScoreMLP(width=4, num_blocks=1, sigma_data=sigma_data).init(jax.random.key(0), jnp.zeros(3), 1.0)
+
+
 def test_score_mlp_tells_levels_apart_by_more_than_the_scale_of_x(score_net):
     # The same c_in x at two levels: F = (D - c_skip x) / c_out differs only through c_noise.
     apply, _, params = score_net

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+import dsm
 from dsm import edm
-from experiments import data, images, images_model, quality, trainer
+from experiments import data, image_files, images, images_model, quality, trainer
 from experiments.images_model import Sampling
 
 checkpoint = pytest.importorskip("dsm.checkpoint", reason="needs orbax-checkpoint")
@@ -26,7 +27,7 @@ TINY = {
     "draws": 1,
     "checkpoints": 2,
 }
-FIGURES = ("samples", "training", "trajectory", "neighbours", "interpolation")
+FIGURES = ("samples", "training", "trajectory", "neighbours", "interpolation", "completions")
 HEUN = Sampling("heun", 4, 20.0, 0.02, 0.0, None)
 
 
@@ -85,6 +86,14 @@ def test_a_tiny_run_writes_its_record(run):
     assert 0.9 < metrics["classifier_accuracy"] <= 1
     assert [line["step"] for line in metrics["lines"]] == [4, 8]
     assert metrics["heldout_loss"] == metrics["lines"][-1]["evaluation"]["heldout_loss"]
+    # A sum over chunks of steps over pace: of the run's own seconds, compiling apart.
+    assert 0 < metrics["training_seconds"] < record["seconds"]["run"]
+    # The samples are there for `experiments.evaluate`.
+    drawn = image_files.read(folder / "samples.npz", (8, 8), 17)
+    assert drawn.shape == (64, 64)
+    real = quality.few(np.random.default_rng(0), data.digits(), 64)
+    again = quality.judge(real, quality.fit_classifier(real))(drawn.astype(float))
+    assert again.frechet == pytest.approx(metrics["frechet"], rel=1e-4)
     # What the command line left open is that of the data set.
     assert record["arguments"]["width"] == 8 and record["arguments"]["data_set"] == "digits"
 
@@ -174,7 +183,7 @@ def test_another_run_does_not_go_on_with_this_one(change, what, run):
     "change",
     [
         {"network": "unet", "classes": True, "guidance": 2.0, "sampler": "churn", "churn": 2.0},
-        {"network": "energy-unet", "dequantise": True},
+        {"network": "energy-unet", "dequantise": True, "likelihood": 2},
         {"bfloat16": True, "sampler": "predictor-corrector", "draws": 2},
         {"sampler": "flow"},
     ],
@@ -183,7 +192,10 @@ def test_another_run_does_not_go_on_with_this_one(change, what, run):
 def test_other_runs_end_too(change, tmp_path):
     if change.get("sampler") == "flow":
         pytest.importorskip("diffrax")
-    metrics = images.main(**(TINY | change), out=tmp_path / "run")["metrics"]
+    record = images.main(**(TINY | change), out=tmp_path / "run")
+    metrics = record["metrics"]
+    assert ("classes.png" in record["figures"]) == change.get("classes", False)
+    assert ("bits_per_dimension" in metrics) == ("likelihood" in change)
     assert all(math.isfinite(metrics[name]) for name in quality.Quality._fields)
     error = metrics["table"][quality.MODEL]["frechet"]["standard_error"]
     assert (error is None) == (change.get("draws", 1) == 1)
@@ -216,6 +228,8 @@ def test_other_runs_end_too(change, tmp_path):
         ("churn", -1.0),
         ("churn", math.nan),
         ("seed", -1),
+        ("likelihood", 1),
+        ("likelihood", -1),
     ],
 )
 def test_an_impossible_argument_is_named_and_nothing_is_written(name, value, tmp_path):
@@ -224,9 +238,17 @@ def test_an_impossible_argument_is_named_and_nothing_is_written(name, value, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_guidance_without_classes_and_a_folder_that_cannot_be_written(tmp_path):
+def test_what_needs_something_else_and_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(ValueError, match="guidance needs --classes"):
         images.main(**TINY, guidance=1.5, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="likelihood needs --dequantise"):
+        images.main(**TINY, likelihood=10, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="several processes need a --coordinator"):
+        images.main(**TINY, processes=2, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="process must be 0 to 1, got 2"):
+        images.main(**TINY, coordinator="127.0.0.1:1", processes=2, process=2, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="width must be a multiple of 2"):
+        images.main(**(TINY | {"width": 3}), network="unet", out=tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="out = "):
         images.main(**TINY, out=tmp_path / "file" / "out")
@@ -251,7 +273,8 @@ VARIANCE = {
 def test_a_network_that_knows_nothing_gives_a_normal_law(sampler, split):
     if sampler == "flow":
         pytest.importorskip("diffrax")
-    model, params = model_of(split)
+    model = model_of(split)[0]._replace(basis=None, network=dsm.ScoreMLP(width=8, num_blocks=1))
+    params = jax.jit(model.init)(jax.random.key(0))
     how = Sampling(sampler, 64, 20.0, 0.02, 4.0, None)
     draw = jax.jit(functools.partial(images_model.sample, model=model, how=how, num=40))
     x = np.asarray(draw(jax.random.key(1), params))
@@ -279,16 +302,73 @@ def test_the_variance_of_annealed_sampling_is_that_of_its_recursion():
     "kind",
     ["mlp", pytest.param("unet", marks=pytest.mark.slow), pytest.param("energy-unet", marks=pytest.mark.slow)],
 )
-def test_every_network_starts_from_the_same_score_and_learns(kind, split):
+def test_every_network_starts_from_a_gaussian_and_learns(kind, split):
     model, params = model_of(split, kind)
     x = np.random.default_rng(0).normal(size=64).astype(np.float32)
     score = jax.jit(lambda params, x, sigma: model.score(params)(x, sigma))(params, x, jnp.float32(0.7))
-    assert_allclose(score, -x / (1 + 0.7**2), rtol=2e-5, atol=1e-6)
+    covariance = np.eye(64)
+    if kind == "mlp":
+        # That of the training images, and of the step of grey that a pixel stands for.
+        covariance = np.cov(model.scaling.standardise(split.train).T.astype(float))
+        covariance += np.eye(64) * model.scaling.grey_step**2 / 12
+    assert_allclose(score, -np.linalg.solve(covariance + 0.7**2 * np.eye(64), x), rtol=1e-4, atol=1e-5)
     row = jnp.asarray(images_model.rows(split)[0][0])
     loss = lambda params: model.loss(jax.random.key(3), params, row, mean=-0.5, std=1.2)  # noqa: E731
     gradient = jax.jit(jax.grad(loss))(params)
     norms = [float(jnp.linalg.norm(leaf)) for leaf in jax.tree.leaves(gradient)]
     assert all(map(math.isfinite, norms)) and max(norms) > 0
+
+
+def test_the_loss_of_a_perceptron_is_that_of_its_score_on_pixels(split, monkeypatch):
+    # In principal components the noise is another, of the same law: as it is turned, the numbers agree.
+    model, params = model_of(split, seed=0)
+    row = jnp.asarray(images_model.rows(split)[0][0])
+    found = []
+    for basis in (jnp.eye(64, dtype=jnp.float32), jnp.asarray(model.basis)):
+
+        def loss(key, score, x, *, mean, std, sigma_data, basis=basis):
+            noise = 0.7 * jax.random.normal(jax.random.key(3), (64,), jnp.float32) @ basis
+            found.append((score(x + noise, jnp.float32(0.7)), x, noise, basis))
+            return jnp.sum((noise + 0.49 * found[-1][0]) ** 2)
+
+        monkeypatch.setattr(images_model.dsm, "denoising_lognormal", loss)
+        model.loss(jax.random.key(0), params, row, mean=0.0, std=1.0)
+    x, noise, score = model.standardise(row[:-1].astype(jnp.float32)), found[0][2], model.score(params)
+    turned, z, _, basis = found[1]
+    assert_allclose(basis @ z, x, rtol=1e-4, atol=1e-5)
+    assert_allclose(basis @ turned, score(x + noise, jnp.float32(0.7)), rtol=1e-4, atol=1e-4)
+
+
+def test_principal_components_are_those_of_the_data(split):
+    scaling = data.scaling(split)
+    basis, deviations = images_model.principal_components(split, scaling)
+    z = scaling.standardise(split.train).astype(float) @ basis.astype(float)
+    assert_allclose(basis.T @ basis, np.eye(64), atol=1e-5)
+    assert_allclose(np.cov(z.T), np.diag(deviations**2 - scaling.grey_step**2 / 12), atol=1e-4)
+    assert np.all(np.diff(deviations) <= 1e-9) and deviations[-1] == pytest.approx(scaling.grey_step / math.sqrt(12))
+    # Their squares add up to the mean square of an image, 1 for each pixel.
+    assert np.sum(deviations**2) == pytest.approx(64 * (1 + scaling.grey_step**2 / 12), rel=2e-3)
+
+
+def test_completions_keep_what_is_known(split):
+    model, params = model_of(split, seed=0)
+    mask = images_model.upper_half((8, 8))
+    assert_array_equal(mask, [True] * 32 + [False] * 32)
+    known = jnp.asarray(model.scaling.standardise(split.heldout[:2]), jnp.float32)
+    x = images_model.complete(jax.random.key(1), model.score(params), known, jnp.asarray(mask), HEUN, 3)
+    assert x.shape == (2, 3, 64)
+    assert_array_equal(x[:, :, mask], np.broadcast_to(known[:, None, mask], (2, 3, 32)))
+    # Three different ones.
+    assert np.abs(np.diff(np.asarray(x)[:, :, ~mask], axis=1)).max() > 1e-2
+
+
+def test_images_of_every_class_from_the_same_noises(split):
+    model, params = model_of(split, classes=True, seed=0)
+    score, key = model.score(params), jax.random.key(5)
+    x = images_model.by_class(key, score, model, HEUN._replace(sampler="flow"), 1.0, 2)
+    assert x.shape == (20, 64)
+    draw = jax.jit(functools.partial(images_model.sample, model=model, how=HEUN._replace(guidance=1.0), num=20))
+    assert_allclose(x, draw(key, params), rtol=1e-4, atol=1e-4)
 
 
 def test_images_of_the_classes_in_turn(split):
@@ -330,13 +410,14 @@ def test_a_pixel_comes_back_from_anywhere_in_its_step(dequantised, split):
 
 
 def test_a_dequantised_model_is_trained_on_pixels_within_their_step(split, monkeypatch):
-    seen = []
+    seen, pixels = [], []
     monkeypatch.setattr(images_model.dsm, "denoising_lognormal", lambda key, score, x, **_: seen.append(x))
     row = jnp.asarray(images_model.rows(split)[0][0])
     for dequantised in (False, True):
         model, params = model_of(split, dequantised=dequantised)
         model.loss(jax.random.key(0), params, row, mean=-0.5, std=1.2)
-    plain, spread = (model.scaling.pixels(np.asarray(x, np.float64)) - split.train[0] for x in seen)
+        pixels.append(model.scaling.pixels(model.basis.astype(float) @ np.asarray(seen[-1], np.float64)))
+    plain, spread = (each - split.train[0] for each in pixels)
     assert_allclose(plain, 0, atol=1e-5)
     # What is above the darkest ink is cut off by `pixels`.
     below = split.train[0] < 16
