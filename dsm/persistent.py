@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
 from . import training
 from .boxes import Box
@@ -103,7 +103,7 @@ def init(params: PyTree, optimizer: optax.GradientTransformation, x: Float[Array
 def step(
     key: Key[Array, ""],
     state: PersistentState,
-    data: Float[Array, "N *shape"],
+    data: Num[Array, "N *shape"],
     *,
     energy: Callable[[PyTree, Float[Array, "*shape"]], Float[Array, ""]],
     move: Callable[[Key[Array, ""], Energy, ReplayBuffer], tuple[ReplayBuffer, Array, Array]],
@@ -141,7 +141,7 @@ def step(
 def fit(
     key: Key[Array, ""],
     state: PersistentState,
-    data: Float[Array, "N *shape"],
+    data: Num[Array, "N *shape"],
     *,
     energy: Callable[[PyTree, Float[Array, "*shape"]], Float[Array, ""]],
     move: Callable[[Key[Array, ""], Energy, ReplayBuffer], tuple[ReplayBuffer, Array, Array]],

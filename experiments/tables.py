@@ -43,7 +43,7 @@ def main(
     ema_decay: float = 0.99,
     noise_mean: float = -0.8,
     noise_std: float = 1.2,
-    sigmas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.45, 0.6),
+    sigmas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8),
     checkpoints: int = 15,
     resume: bool = False,
     seed: int = 0,

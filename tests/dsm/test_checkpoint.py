@@ -113,6 +113,7 @@ def test_what_is_reported_begins_where_the_run_goes_on(whole, tmp_path):
     np.testing.assert_array_equal(losses, whole[1].loss[10:])
 
 
+@pytest.mark.slow
 def test_a_run_can_be_made_longer_and_not_shorter(whole, tmp_path):
     run(tmp_path, num_steps=12)
     chex.assert_trees_all_equal(quietly(tmp_path), whole[0])
@@ -180,6 +181,7 @@ def test_killed_while_an_old_one_was_deleted_it_says_nothing(whole, tmp_path):
     chex.assert_trees_all_equal(quietly(tmp_path), whole[0])
 
 
+@pytest.mark.slow
 def test_the_best_is_kept_beside_the_last(tmp_path):
     found = {5: 3.0, 10: 1.0, 15: math.nan, 20: 1.0, 25: 2.0, 30: 2.0, 35: -math.inf, 40: 5.0}
     evaluate = lambda state: {"error": found[int(state.step)]} if int(state.step) != 35 else {}  # noqa: E731

@@ -92,6 +92,7 @@ def test_the_likelihood_of_a_gaussian_is_exact(sde):
     assert_allclose(found.value, GAUSSIAN.smooth(std / alpha).logdensity(X), atol=lack)
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_a_mixture_is_that_of_its_smoothed_density():
     target, sde = dsm.gaussian_mixture([0.3, 0.7], [[-2.0, 0.0], [2.0, 1.0]], [0.04, 0.3]), VP()
 
@@ -117,6 +118,7 @@ def test_probes_are_unbiased_and_their_error_is_known():
     assert abs(squares.mean() - spread**2) < 4 * (squares.std() / np.sqrt(num) + spread**2 * np.sqrt(2 / num))
 
 
+@pytest.mark.slow
 def test_signs_are_exact_where_the_score_does_not_mix_entries():
     # One probe, of any shape: div is exact, and the standard error unknown.
     x, sde = jnp.arange(6.0).reshape(2, 3) / 4, SubVP()
@@ -131,6 +133,7 @@ def test_signs_are_exact_where_the_score_does_not_mix_entries():
     assert np.isnan(found.standard_error)
 
 
+@pytest.mark.slow
 def test_float32_stays_float32_and_a_path_too_long_is_nan():
     x = X.astype(jnp.float32)
     target = dsm.gaussian(jnp.asarray(MEAN, jnp.float32), COVARIANCE)

@@ -86,6 +86,7 @@ def test_unets_start_as_the_score_of_a_smoothed_gaussian():
             np.testing.assert_allclose(start, -x / (sigma**2 + 0.25), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_score_unet_is_finite_at_every_sigma_and_denoises_nothing_without_noise(score_net):
     apply, params = score_net
     x = jnp.stack([image(8, 8)] * 4)
@@ -131,6 +132,7 @@ def test_the_label_matters_and_none_is_the_last(score_net):
     assert np.isnan(strays[:2]).all() and np.isfinite(strays[2:]).all()
 
 
+@pytest.mark.slow
 def test_energy_unet_has_a_symmetric_jacobian_and_labels(energy_net):
     net, score, params = energy_net
     x = image(3, 4)
@@ -164,6 +166,7 @@ def test_energy_unet_is_half_the_square_of_u_less_the_inner_product_with_its_net
     np.testing.assert_allclose(energy, expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_float32_unet_in_bfloat16_keeps_its_parameters_and_the_dtype_of_x():
     x, sigma = image(16, 8, 8, dtype=jnp.float32), jnp.float32(0.5)
     exact, half = ScoreUNet(**TINY), ScoreUNet(**TINY, dtype=jnp.bfloat16)

@@ -185,6 +185,7 @@ def test_a_damaged_file_is_read_or_is_a_value_error_that_names_it(kind, draw, tm
         assert found.shape[1] == 16 and found.min() >= 0 and found.max() <= 255
 
 
+@pytest.mark.slow
 def test_images_that_are_held_out_have_the_quality_of_real_ones(split, tmp_path):
     np.savez(tmp_path / "held.npz", split.heldout.reshape(-1, 8, 8))
     record = evaluate.main(tmp_path / "held.npz", draws=2, out=tmp_path / "out")
@@ -206,6 +207,7 @@ def test_images_that_are_held_out_have_the_quality_of_real_ones(split, tmp_path)
     assert np.abs(np.array(metrics["classes_per_draw"]) - counts).max() < 15
 
 
+@pytest.mark.slow
 def test_a_folder_and_an_array_of_the_same_images_have_the_same_numbers(split, tmp_path, capsys):
     images = split.train[:200].reshape(-1, 8, 8)
     np.save(tmp_path / "a.npy", images)

@@ -269,7 +269,9 @@ VARIANCE = {
 }
 
 
-@pytest.mark.parametrize("sampler", VARIANCE)
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(name, marks=() if name in ("heun", "flow") else pytest.mark.slow) for name in VARIANCE]
+)
 def test_a_network_that_knows_nothing_gives_a_normal_law(sampler, split):
     if sampler == "flow":
         pytest.importorskip("diffrax")
@@ -319,6 +321,7 @@ def test_every_network_starts_from_a_gaussian_and_learns(kind, split):
     assert all(map(math.isfinite, norms)) and max(norms) > 0
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_perceptron_is_that_of_its_score_on_pixels(split, monkeypatch):
     # In principal components the noise is another, of the same law: as it is turned, the numbers agree.
     model, params = model_of(split, seed=0)
@@ -350,6 +353,7 @@ def test_principal_components_are_those_of_the_data(split):
     assert np.sum(deviations**2) == pytest.approx(64 * (1 + scaling.grey_step**2 / 12), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_completions_keep_what_is_known(split):
     model, params = model_of(split, seed=0)
     mask = images_model.upper_half((8, 8))
@@ -362,6 +366,7 @@ def test_completions_keep_what_is_known(split):
     assert np.abs(np.diff(np.asarray(x)[:, :, ~mask], axis=1)).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_images_of_every_class_from_the_same_noises(split):
     model, params = model_of(split, classes=True, seed=0)
     score, key = model.score(params), jax.random.key(5)
@@ -436,6 +441,7 @@ def test_rows_hold_pixels_and_labels_exactly(split):
             assert_array_equal(found[:, -1], y)
 
 
+@pytest.mark.slow
 def test_the_ways_to_images_end_where_the_sampler_does(split):
     model, params = model_of(split, seed=0)
     score, key = model.score(params), jax.random.key(2)

@@ -57,6 +57,7 @@ def test_a_uniform_density_costs_the_bits_of_its_levels(found):
     assert_allclose(images_likelihood._in_bits(logp, model, split), math.log2(17), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_not_solved_is_no_number(found, monkeypatch):
     split, model, _ = found
     from dsm import flow

@@ -105,14 +105,22 @@ def test_larger_images_have_a_larger_classifier_that_reads_them(split):
     assert np.mean(classifier.labels(large.heldout) == large.heldout_labels) > 0.8
 
 
-def test_a_classifier_is_scikit_learns_and_sees_so_many_images_at_most(split, monkeypatch):
-    monkeypatch.setattr(quality, "FITTED", 150)
-    classifier = quality.fit_classifier(split)
-    mean, std = split.train.mean(), split.train.std()
+def test_a_classifier_is_scikit_learns_and_takes_fewer_passes_over_more_images(split, monkeypatch):
+    few = split._replace(train=split.train[:150], train_labels=split.train_labels[:150])
+    classifier = quality.fit_classifier(few)
+    mean, std = few.train.mean(), few.train.std()
     network = MLPClassifier((64, 32), max_iter=1000, random_state=0)
     with quality.single_threaded():
-        network.fit((split.train[:150] - mean) / std, split.train_labels[:150])
+        network.fit((few.train - mean) / std, few.train_labels)
     assert_array_equal(classifier.labels(split.heldout), network.predict((split.heldout - mean) / std))
+
+    passes = []
+    monkeypatch.setattr(quality, "MLPClassifier", lambda sizes, *, max_iter, **_: passes.append(max_iter) or network)
+    for num in (1000, 3000, 60_000):
+        large = split._replace(train=np.tile(split.train[:10], (num // 10, 13))[:, :784], train_labels=None)
+        monkeypatch.setattr(network, "fit", lambda x, labels: None)
+        quality.fit_classifier(large)
+    assert passes == [150, 50, 10]
 
 
 def test_a_mixture_does_not_know_how_many_levels_of_grey_there_are(split):

@@ -57,7 +57,7 @@ def table(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("sigma_min", [0.1, 0.6])
+@pytest.mark.parametrize("sigma_min", [pytest.param(0.1, marks=pytest.mark.slow), 0.6])
 def test_an_untrained_network_is_the_smoothed_gaussian(sigma_min):
     x = skewed(np.random.default_rng(1), 30)
     x[:, 2] /= 100
@@ -99,6 +99,7 @@ def test_the_flow_of_a_gaussian_score_in_other_coordinates():
     assert_allclose(found, exact, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_fold_is_kept_from_its_networks():
     x = skewed(np.random.default_rng(3), 21)
     x = (x - x.mean(axis=0)) / x.std(axis=0)
@@ -121,6 +122,7 @@ def test_a_fold_is_kept_from_its_networks():
     np.testing.assert_array_equal(size == 0, np.repeat(views.rows[0, :, -1:] == 0, 2, axis=1))
 
 
+@pytest.mark.slow
 def test_validation_is_by_the_networks_that_have_not_seen_a_row():
     x = skewed(np.random.default_rng(4), 12)
     x = (x - x.mean(axis=0)) / x.std(axis=0)

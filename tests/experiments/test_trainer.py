@@ -88,7 +88,7 @@ def test_a_line_for_every_chunk(straight):
     assert (numbers["heldout_loss"], int(state.step)) == best
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.slow), "after"])
 def test_a_run_that_goes_on_ends_with_the_same_bits_and_lines(when, straight, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     killed(monkeypatch, folder, 30, when)
@@ -135,6 +135,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
         worker.train(tmp_path / "file" / "run", **SHORT)
 
 
+@pytest.mark.slow
 def test_without_a_folder_the_steps_are_the_same(straight):
     found = worker.train(None, **SHORT)
     chex.assert_trees_all_equal(found.state, straight[0].state)
