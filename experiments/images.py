@@ -29,16 +29,21 @@ from experiments.images_model import Kind, Model, Sampler, Sampling
 from experiments.trainer import Evaluation, Trained, optimizer, train
 
 
+class Network(NamedTuple):
+    """What differs between networks, where the command line does not say."""
+
+    width: int
+    num_blocks: int
+    batch_size: int
+    learning_rate: float
+    ema_decay: float
+
+
 class Preset(NamedTuple):
     """What differs between data sets, where the command line does not say."""
 
     network: Kind
-    width: int
-    num_blocks: int
     steps: int
-    batch_size: int
-    learning_rate: float
-    ema_decay: float
     noise_mean: float
     noise_std: float
     checkpoints: int
@@ -46,10 +51,13 @@ class Preset(NamedTuple):
     draws: int
 
 
+U_NET = Network(width=32, num_blocks=1, batch_size=64, learning_rate=2e-3, ema_decay=0.9995)
+PERCEPTRON = Network(width=512, num_blocks=3, batch_size=128, learning_rate=1e-3, ema_decay=0.999)
+NETWORKS: dict[Kind, Network] = {"mlp": PERCEPTRON, "unet": U_NET, "energy-unet": U_NET}
 # A perceptron is enough for 64 pixels. Of 784 it learns 3000 images by heart before it draws others: a U-Net, whose
 # layers are the same everywhere, does not. What is seen in a large image is decided at larger scales of noise.
-DIGITS = Preset("mlp", 512, 3, 3000, 128, 1e-3, 0.999, -0.5, 1.2, 20, num_samples=797, draws=4)
-MNIST = Preset("unet", 32, 1, 26_000, 64, 2e-3, 0.9995, 0.2, 1.4, 50, num_samples=2000, draws=2)
+DIGITS = Preset("mlp", 3000, -0.5, 1.2, checkpoints=20, num_samples=797, draws=4)
+MNIST = Preset("unet", 26_000, 0.2, 1.4, checkpoints=50, num_samples=2000, draws=2)
 FASHION = MNIST._replace(steps=33_000)
 PRESETS = {"digits": DIGITS, "mnist": MNIST, "fashion": FASHION, "idx": FASHION}
 
@@ -91,7 +99,7 @@ def main(
 ) -> dict:
     """Train a score network on images, sample new ones, and measure them against held-out images.
 
-    What has no default has one for each data set, which metrics.json tells.
+    What has no default here has one for the data set and the network; metrics.json tells all of them.
 
     Args:
         data_set: digits (8 x 8), mnist (5000 of 28 x 28), fashion (Debian: apt install dataset-fashion-mnist), or idx.
@@ -129,13 +137,15 @@ def main(
         out: folder for the run (checkpoints, metrics.jsonl), metrics.json, samples.npz and the figures.
     """
     arguments = locals()
-    preset = PRESETS[data_set]
-    for name, value in preset._asdict().items():
+    preset = PRESETS[data_set]._asdict()
+    for name, value in (preset | NETWORKS[network or preset["network"]]._asdict()).items():
         arguments[name] = value if arguments[name] is None else arguments[name]
     check(arguments)
     record.require_run(seed, out)
     if coordinator is not None:
         hosts.join(coordinator, processes, process)
+    batch, devices = arguments["batch_size"], len(jax.devices())
+    record.require(batch % devices == 0, f"batch_size must be a multiple of the {devices} devices, got {batch}")
     clock = record.Clock()
     split = data.load(data_set, seed=split_seed, folder=folder)
     scaling = data.scaling(split)
@@ -183,7 +193,7 @@ def check(arguments: dict[str, Any]) -> None:
     )
     unet = arguments["network"] != "mlp"
     record.require(not unet or arguments["width"] % 2 == 0, f"width must be a multiple of 2, got {arguments['width']}")
-    many = arguments["processes"] > 1 or arguments["process"] > 0
+    many = arguments["processes"] != 1 or arguments["process"] != 0
     record.require(arguments["coordinator"] is not None or not many, "several processes need a --coordinator")
 
 
@@ -271,7 +281,8 @@ def conclude(
         "lines": lines,
     }
     if a["likelihood"]:
-        key = jax.random.fold_in(jax.random.key(a["seed"]), 1)
+        # Numbers beyond those that `main` splits its key into.
+        key = jax.random.fold_in(jax.random.key(a["seed"]), 4)
         metrics["bits_per_dimension"] = images_likelihood.bits(clock, key, params, model, how, split, a["likelihood"])
         record.console.print(images_likelihood.tabulate(metrics["bits_per_dimension"], split.name))
     return record.write(
@@ -297,24 +308,26 @@ def figures(
     a: Any,
 ) -> dict[str, Figure]:
     """Draw them; what they need beyond the samples is sampled here."""
-    key = jax.random.key(a["seed"])
-    path, sigmas = images_model.trajectory(key, score, model, how, 8)
-    between = model.pixels(np.asarray(images_model.interpolate(key, score, model, how, 6, 11)))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(a["seed"]), 5), 4)
+    path, sigmas = images_model.trajectory(keys[0], score, model, how, 8)
+    between = model.pixels(np.asarray(images_model.interpolate(keys[1], score, model, how, 6, 11)))
     known, mask = real.heldout[rng.permutation(len(real.heldout))[:10]], images_model.upper_half(split.shape)
     x = jnp.asarray(model.scaling.standardise(known + 0.5 * model.dequantised), jnp.float32)
-    completed = np.asarray(images_model.complete(key, score, x, jnp.asarray(mask), how, 5))
+    completed = np.asarray(images_model.complete(keys[2], score, x, jnp.asarray(mask), how, 5))
     completed = np.where(mask, known[:, None], model.pixels(completed))
+    # As pixels, not as the middles of their steps.
+    scaling = model.scaling._replace(mean=model.scaling.mean - 0.5 * model.dequantised)
     drawn = {
         "samples": images_figures.samples(generated, rng.permutation(real.heldout), split),
         "training": images_figures.training(lines),
-        "trajectory": images_figures.trajectory(np.asarray(path), np.asarray(sigmas), model.scaling, split),
+        "trajectory": images_figures.trajectory(np.asarray(path), np.asarray(sigmas), scaling, split),
         "neighbours": images_figures.neighbours(generated[:12], split),
         "interpolation": images_figures.interpolation(between, split),
         "completions": images_figures.completions(known, mask, completed, split),
     }
     if model.classes:
         weights = 1.0, 3.0
-        sets = [model.pixels(np.asarray(images_model.by_class(key, score, model, how, w, 10))) for w in weights]
+        sets = [model.pixels(np.asarray(images_model.by_class(keys[3], score, model, how, w, 10))) for w in weights]
         drawn["classes"] = images_figures.classes(sets, weights, split)
     return drawn
 

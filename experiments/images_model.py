@@ -127,12 +127,12 @@ def build(
 def principal_components(split: Split, scaling: Scaling) -> tuple[Float[np.ndarray, "D D"], Float[np.ndarray, " D"]]:
     """Return the principal components of standardised training pixels, in columns, and the data's deviations on them.
 
-    No deviation is less than that of one step of grey, 1 / 12^(1/2) of it.
+    Each variance has that of one step of grey added, a twelfth of its square, so that none is 0.
     """
     covariance = np.cov(scaling.standardise(split.train).astype(float).T)
     with single_threaded():
         variances, basis = np.linalg.eigh(covariance)
-    # One sign of each, so that a run can go on with another LAPACK.
+    # One sign of each: what LAPACK is free to choose, but for components without variance, should not change a run.
     basis *= np.sign(basis[np.argmax(np.abs(basis), axis=0), np.arange(len(basis))])
     deviations = np.sqrt(np.maximum(variances, 0) + scaling.grey_step**2 / 12)
     return basis[:, ::-1].astype(np.float32), deviations[::-1]

@@ -3,8 +3,8 @@
 - frechet: the Frechet distance (`dsm.metrics.frechet_distance`) to the held-out half between activations of the last
   hidden layer of a classifier: scikit-learn's `MLPClassifier`, two hidden layers of ReLU units (64 and 32 for 8 x 8
   images, else 128 and 64), random_state 0, other settings its own, fitted on the training half, whose pixels are
-  standardised by one mean and one standard deviation, for so many passes that it generalises: one that has learned its
-  images by heart finds new ones of the same kind far away from them. Less is better. Its bias and its scatter
+  standardised by one mean and one standard deviation; of 60,000 images ten passes, as one that has learned its images
+  by heart finds new ones of the same kind far away from them. Less is better. Its bias and its scatter
   depend on the number of samples: compare equal numbers only.
 - coverage: the share of held-out images that have a sample as near as their 5th neighbour (`dsm.metrics.coverage`),
   by the same activations, and by pixels. More is better; a perfect model has about 0.97.

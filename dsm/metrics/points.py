@@ -8,6 +8,8 @@ from ..energies import check_finite
 
 CANDIDATES = 4
 """Points whose distance is computed exactly, of those that may be the nearest."""
+FEW = 32
+"""Columns, of which differences cost little."""
 
 
 def squared_distances(row: Float[Array, " D"], points: Float[Array, "N D"]) -> Float[Array, " N"]:
@@ -17,12 +19,14 @@ def squared_distances(row: Float[Array, " D"], points: Float[Array, "N D"]) -> F
 
 
 def nearest_squared_distances(x: Float[Array, "N D"], points: Float[Array, "M D"]) -> Float[Array, " N"]:
-    """min_m |x_n - points_m|^2 for every n, from N M products of rows and N CANDIDATES summed differences.
+    """min_m |x_n - points_m|^2 for every n.
 
-    The expansion |x|^2 - 2 <x, p> + |p|^2, about the mean of points, names the candidates: it is fast and its rounding
-    errors are those of |x|^2. The distance to the nearest of them is exact, 0 for a copy; what rounding hides from them
-    is nearer by no more than these errors.
+    Of rows with more than FEW columns the expansion |p|^2 - 2 <x, p>, about the mean of points, names CANDIDATES, whose
+    distances are computed exactly. That is fast, and it finds a copy unless more points than these lie within the
+    rounding of |p|^2, as they can in few dimensions.
     """
+    if points.shape[1] <= FEW:
+        return jax.lax.map(lambda row: jnp.min(squared_distances(row, points)), x)
     middle = jnp.mean(points, axis=0, keepdims=True)
     centred = points - middle
     lengths = jnp.sum(centred * centred, axis=1)

@@ -6,10 +6,10 @@ has to give have unit variance at every sigma. Source: Karras et al. (2022), "El
 diffusion-based generative models", equation 7 and Table 1.
 
 Where the coordinates of x have deviations of their own and no correlations, as principal components do, sigma_data has
-one entry for each, and so have all c but c_noise. At first, when F is 0, D is then the best linear denoiser (Wiener's),
-and the score that of N(0, diag(sigma_data^2)) smoothed: nothing is left to learn of the many directions in which data
-hardly vary. What F sees is this denoiser's result, c_skip x, over its root mean square: no noise, where noise is all.
-One sigma_data for all coordinates makes that c_in x again.
+one entry for each, and so have all c but c_noise. What F has to give still has unit variance in each. At first, when F
+is 0, D is then the best linear denoiser (Wiener's), and the score that of N(0, diag(sigma_data^2)) smoothed: nothing is
+left to learn of the many directions in which data hardly vary. What F sees is this denoiser's result, c_skip x, over
+its root mean square: no noise, where noise is all. One sigma_data for all coordinates makes that c_in x again.
 """
 
 from collections.abc import Sequence
@@ -51,18 +51,22 @@ class Preconditioned(NamedTuple):
         return (-self.u + self.sigma_data / self.sigma * F) / self.spread
 
     def energy(self, f: Float[Array, ""]) -> Float[Array, ""]:
-        """|u|^2 / 2 + sigma_data / sigma f, whose score is that of F = -f'(u)."""
+        """|u|^2 / 2 + sigma_data / sigma f, whose score is that of F = -f'(u), for one sigma_data."""
+        if self.sigma_data.ndim:
+            raise ValueError("sigma_data of an energy must be one number")
         return 0.5 * jnp.sum(self.u * self.u) + self.sigma_data / self.sigma * f
 
 
 def precondition(
     x: Float[Array, "*shape"], sigma: float | Float[Array, ""], sigma_data: float | Sequence[float]
 ) -> Preconditioned:
-    """x and sigma, scaled. Raises ValueError if sigma_data has neither 1 nor x.size entries, or one not positive."""
+    """x and sigma, scaled. Raises ValueError unless sigma_data is a number or has x.size entries, all positive."""
     x = at_least_float32(x)
     deviations = np.asarray(sigma_data, float)
     if deviations.ndim and deviations.shape != (x.size,):
-        raise ValueError(f"sigma_data has {deviations.size} entries, and x {x.size}: one is needed, or one for each")
+        raise ValueError(
+            f"sigma_data has shape {deviations.shape}: a number is needed, or a sequence of {x.size}, as x has"
+        )
     if not np.all((deviations > 0) & np.isfinite(deviations)):
         raise ValueError("sigma_data must be positive and finite")
     data = jnp.asarray(deviations.reshape(x.shape) if deviations.ndim else deviations, x.dtype)

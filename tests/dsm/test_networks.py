@@ -109,11 +109,22 @@ def test_score_mlp_sees_the_best_linear_denoiser(score_net):
 
 
 @pytest.mark.parametrize(
-    ("sigma_data", "message"), [((1.0, 2.0), "2 entries, and x 3"), ((1.0, 0.0, 1.0), "positive"), (-1.0, "positive")]
+    ("sigma_data", "message"),
+    [
+        ((1.0, 2.0), "shape .2,.: a number is needed, or a sequence of 3"),
+        ((1.0, 0.0, 1.0), "positive"),
+        (-1.0, "positive"),
+    ],
 )
 def test_deviations_that_cannot_be_are_refused(sigma_data, message):
     with pytest.raises(ValueError, match=message):
         dsm.ScoreMLP(width=4, num_blocks=1, sigma_data=sigma_data).init(jax.random.key(0), jnp.zeros(3), 1.0)
+
+
+def test_an_energy_has_one_deviation():
+    net = dsm.ConditionalEnergyMLP(widths=(4,), sigma_data=(1.0, 2.0, 3.0))
+    with pytest.raises(ValueError, match="one number"):
+        net.init(jax.random.key(0), jnp.zeros(3), 1.0)
 
 
 def test_score_mlp_tells_levels_apart_by_more_than_the_scale_of_x(score_net):

@@ -245,6 +245,8 @@ def test_what_needs_something_else_and_a_folder_that_cannot_be_written(tmp_path)
         images.main(**TINY, likelihood=10, out=tmp_path / "out")
     with pytest.raises(ValueError, match="several processes need a --coordinator"):
         images.main(**TINY, processes=2, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="several processes need a --coordinator"):
+        images.main(**TINY, process=-1, out=tmp_path / "out")
     with pytest.raises(ValueError, match="process must be 0 to 1, got 2"):
         images.main(**TINY, coordinator="127.0.0.1:1", processes=2, process=2, out=tmp_path / "out")
     with pytest.raises(ValueError, match="width must be a multiple of 2"):

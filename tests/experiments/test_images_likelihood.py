@@ -36,6 +36,9 @@ def test_a_network_before_training_is_the_gaussian_of_the_images(found):
     # The two differ by less than what probes leave unknown, and the tolerances of the solver.
     assert abs(network["mean"] - gaussian["mean"]) < 4 * network["hutchinson"] + 0.02
     assert 0 < network["hutchinson"] < network["standard_error"]
+    # The density of N(0, 0.02^2 I) at its middle.
+    least = -(math.log(1 / (0.02 * math.sqrt(2 * math.pi))) + math.log(found[1].scaling.grey_step)) / math.log(2)
+    assert table["least with noise of 0.02"]["mean"] == pytest.approx(least) and least < network["mean"]
     assert table["uniform"] == {"mean": math.log2(17), "standard_error": 0.0}
 
 
@@ -43,11 +46,14 @@ def test_the_gaussian_is_that_of_the_dequantised_pixels(found):
     split, model, _ = found
     pixels = np.asarray(data.dequantise(jax.random.key(0), jnp.asarray(split.heldout[:5], jnp.float32)), float)
     # By hand, in pixels: then to units of x.
-    mean, covariance = split.train.mean(0) + 0.5, np.cov(split.train.T.astype(float)) + np.eye(64) / 12
+    noise = 1 / 12 + (0.02 * model.scaling.std) ** 2
+    mean, covariance = split.train.mean(0) + 0.5, np.cov(split.train.T.astype(float)) + noise * np.eye(64)
     off = pixels - mean
     logp = -0.5 * (np.einsum("ni,ni->n", off, np.linalg.solve(covariance, off.T).T) + 64 * np.log(2 * np.pi))
     logp -= 0.5 * np.linalg.slogdet(covariance)[1]
-    assert_allclose(images_likelihood.gaussian(split, model, pixels), logp + 64 * np.log(model.scaling.std), rtol=1e-9)
+    assert_allclose(
+        images_likelihood.gaussian(split, model, HOW, pixels), logp + 64 * np.log(model.scaling.std), rtol=1e-9
+    )
 
 
 def test_a_uniform_density_costs_the_bits_of_its_levels(found):
@@ -65,5 +71,5 @@ def test_what_is_not_solved_is_no_number(found, monkeypatch):
     solve = flow.log_likelihood
     monkeypatch.setattr(flow, "log_likelihood", lambda *given, **how: solve(*given, **how, max_steps=2))
     params = jax.jit(model.init)(jax.random.key(0))
-    with pytest.raises(ValueError, match="flow was not solved"):
+    with pytest.raises(ValueError, match="flow was not solved; --likelihood 0 --resume leaves it out"):
         images_likelihood.bits(record.Clock(), jax.random.key(1), params, model, HOW, split, 2)
