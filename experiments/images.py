@@ -228,6 +228,7 @@ def fit(
         folder=a["out"],
         resume=a["resume"],
         about={name: a[name] for name in shown},
+        seed=a["seed"],
     )
 
 

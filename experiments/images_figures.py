@@ -89,7 +89,7 @@ def completions(
 
 def classes(sets: Sequence[Float[np.ndarray, "N D"]], weights: Sequence[float], split: Split) -> Figure:
     """Draw images of class 0 to 9, a column each, once for every weight of guidance, from the same noises."""
-    figure = Figure(figsize=(10, 5.4), layout="constrained")
+    figure = Figure(figsize=(10, 6), layout="constrained")
     for ax, images, weight in zip(figure.subplots(1, len(sets)), sets, weights, strict=True):
         show(ax, images, len(images) // NUM_CLASSES, NUM_CLASSES, split)
         width = split.shape[1] + 1

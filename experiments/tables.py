@@ -154,6 +154,7 @@ def fit(
         resume=a["resume"],
         keep=2,
         about={name: a[name] for name in shown},
+        seed=a["seed"],
     )
     return trained, checkpoint.restore(folder / CHECKPOINTS, trained.state, best="validation")
 

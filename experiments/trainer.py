@@ -94,12 +94,13 @@ def train(
     resume: bool = False,
     keep: int = 3,
     about: Mapping[str, Any] | None = None,
+    seed: int | None = None,
 ) -> Trained:
     """Run `steps` steps of `training.fit` under a progress bar, in chunks of `every` (default: 20 chunks).
 
     A mesh in `batch_loss` is used by all processes that call this; process 0 writes. Of a folder that already holds a
     run `resume` decides: to go on with it, or a ValueError. `about` names the settings that `dsm.checkpoint.fit` cannot
-    see, such as the learning rate.
+    see, such as the learning rate. `seed` is named where a loss is not finite, which raises FloatingPointError.
     """
     every = every or -(-steps // CHUNKS)
     lines = _Lines(folder, resume)
@@ -132,16 +133,19 @@ def train(
     settings = {"batch_loss": batch_loss, "optimizer": optimizer, "batch_size": batch_size, "num_steps": steps}
     settings |= {"ema_decay": ema_decay, "every": every, "evaluate": measure, "report": report, "fit": fit}
     state = training.init(params, optimizer)
-    if folder is None:
-        state = chunks.fit(key, state, data, **settings)
-    else:
-        from dsm import checkpoint
+    told = {"steps": steps, "every": every} | dict(about or {})
+    if evaluation is not None:
+        told |= {"evaluation.every": evaluation.every}
+    try:
+        if folder is None:
+            state = chunks.fit(key, state, data, **settings)
+        else:
+            from dsm import checkpoint
 
-        told = {"steps": steps, "every": every} | dict(about or {})
-        if evaluation is not None:
-            told |= {"evaluation.every": evaluation.every}
-        best = evaluation and evaluation.best
-        state = checkpoint.fit(key, state, data, folder / CHECKPOINTS, keep=keep, best=best, about=told, **settings)
+            best = evaluation and evaluation.best
+            state = checkpoint.fit(key, state, data, folder / CHECKPOINTS, keep=keep, best=best, about=told, **settings)
+    except FloatingPointError as error:
+        raise FloatingPointError(str(error) if seed is None else f"{error}; seed {seed}") from error
     return Trained(state, np.concatenate([np.empty(0, np.float32), *losses]), lines.all)
 
 

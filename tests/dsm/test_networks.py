@@ -6,6 +6,7 @@ from scipy.special import expit
 
 import dsm
 from dsm.networks import silu
+from dsm.networks.preconditioning import precondition
 
 EXTREMES = (1e-6, 1e-2, 1.0, 1e2, 1e6)
 
@@ -122,9 +123,8 @@ def test_deviations_that_cannot_be_are_refused(sigma_data, message):
 
 
 def test_an_energy_has_one_deviation():
-    net = dsm.ConditionalEnergyMLP(widths=(4,), sigma_data=(1.0, 2.0, 3.0))
     with pytest.raises(ValueError, match="one number"):
-        net.init(jax.random.key(0), jnp.zeros(3), 1.0)
+        precondition(jnp.zeros(3), 1.0, (1.0, 2.0, 3.0)).energy(jnp.zeros(()))
 
 
 def test_score_mlp_tells_levels_apart_by_more_than_the_scale_of_x(score_net):
