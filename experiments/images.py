@@ -4,6 +4,7 @@ It is equation 2 over noise scales (`dsm.denoising_lognormal`), trained by `expe
 killed: the same command with --resume goes on. `experiments.quality` defines what is measured.
 
     python -m experiments.images --data-set digits
+    python -m experiments.images --data-set mnist
     python -m experiments.images --data-set mnist --resume
 
 All devices share each batch: with JAX_NUM_CPU_DEVICES=4 the cores of one machine as four. On several hosts each runs
@@ -80,7 +81,7 @@ def main(
     noise_mean: float | None = None,
     noise_std: float | None = None,
     sampler: Sampler = "heun",
-    levels: int = 32,
+    levels: int | None = None,
     sigma_max: float = 80.0,
     sigma_min: float = 0.02,
     churn: float = 0.0,
@@ -95,7 +96,7 @@ def main(
     processes: int = 1,
     process: int = 0,
     seed: int = 0,
-    out: Path = Path("results/images"),
+    out: Path | None = None,
 ) -> dict:
     """Train a score network on images, sample new ones, and measure them against held-out images.
 
@@ -119,14 +120,14 @@ def main(
         noise_std: of log sigma.
         sampler: heun, churn (heun with noise), annealed (Langevin), predictor-corrector, reverse-sde, flow (an ODE
             solved to a tolerance).
-        levels: noise scales of the sampler; 200 or more for annealed, predictor-corrector and reverse-sde.
+        levels: noise scales of the sampler: 32, or 200 for annealed, predictor-corrector and reverse-sde.
         sigma_max: where it starts; far above the deviation of the images along their first principal component.
         sigma_min: where the last step, which denoises, starts.
-        churn: noise that churn adds, in all.
+        churn: noise that the sampler of this name adds, in all; it needs one above 0.
         guidance: weight of classifier-free guidance (1: none), digits 0 to 9 in turn; needs classes.
         num_samples: images of one draw.
         draws: independent draws that every number is averaged over.
-        checkpoints: how often training writes a checkpoint, a line of metrics.jsonl, and measures held-out loss.
+        checkpoints: number of them in a run; with each goes a line of metrics.jsonl with the loss of held-out images.
         resume: go on with the run in `out`; the same settings are needed.
         split_seed: chooses the halves of digits and mnist.
         likelihood: held-out images whose bits per dimension are measured, by the flow; needs dequantise.
@@ -134,12 +135,16 @@ def main(
         processes: how many they are.
         process: number of this one, from 0; it is process 0 that draws images and writes.
         seed: of initialisation, training and sampling.
-        out: folder for the run (checkpoints, metrics.jsonl), metrics.json, samples.npz and the figures.
+        out: folder for the run (checkpoints, metrics.jsonl), metrics.json, samples.npz (pixels, an image a row) and the
+            figures; by default results/images/ and the data set.
     """
     arguments = locals()
     preset = PRESETS[data_set]._asdict()
     for name, value in (preset | NETWORKS[network or preset["network"]]._asdict()).items():
         arguments[name] = value if arguments[name] is None else arguments[name]
+    if levels is None:
+        arguments["levels"] = levels = 32 if sampler in ("heun", "churn", "flow") else 200
+    arguments["out"] = out = out or Path("results/images") / data_set
     check(arguments)
     record.require_run(seed, out)
     if coordinator is not None:
@@ -169,6 +174,7 @@ def main(
             jax.distributed.shutdown()
         if process != 0:
             return {}
+        record.console.print(f"drawing {arguments['draws']} x {arguments['num_samples']} images")
         generated = draw(clock, bar, key_sample, params, model, how, arguments)
     return conclude(clock, split, model, params, trained.lines, generated, how, arguments)
 
@@ -184,7 +190,9 @@ def check(arguments: dict[str, Any]) -> None:
     record.require(low < high < math.inf, f"sigma_max must be finite and above sigma_min, got {high}")
     record.require(0 <= arguments["ema_decay"] < 1, f"ema_decay must be in [0, 1), got {arguments['ema_decay']}")
     record.require(math.isfinite(arguments["noise_mean"]), f"noise_mean must be finite, got {arguments['noise_mean']}")
-    record.require(0 <= arguments["churn"] < math.inf, f"churn must not be negative, got {arguments['churn']}")
+    churn, churns = arguments["churn"], arguments["sampler"] == "churn"
+    record.require(0 <= churn < math.inf, f"churn must be finite and not negative, got {churn}")
+    record.require((churn > 0) == churns, f"churn above 0 and --sampler churn go together, got {churn}")
     record.require(arguments["classes"] or arguments["guidance"] is None, "guidance needs --classes")
     likelihood = arguments["likelihood"]
     record.require(likelihood == 0 or likelihood >= 2, f"likelihood must be 0 or at least 2, got {likelihood}")
@@ -257,6 +265,7 @@ def conclude(
     rng = np.random.default_rng(a["seed"])
     num = a["num_samples"]
     real = quality.few(rng, split, num)
+    record.console.print("measuring them, beside real images and simpler densities")
     classifier = quality.fit_classifier(split)
     measure = quality.judge(real, classifier)
     sets = {quality.MODEL: generated} | quality.baselines(rng, split, num, a["draws"])
@@ -282,10 +291,12 @@ def conclude(
         "lines": lines,
     }
     if a["likelihood"]:
+        record.console.print(f"likelihood of {min(a['likelihood'], len(split.heldout))} held-out images")
         # Numbers beyond those that `main` splits its key into.
         key = jax.random.fold_in(jax.random.key(a["seed"]), 4)
         metrics["bits_per_dimension"] = images_likelihood.bits(clock, key, params, model, how, split, a["likelihood"])
         record.console.print(images_likelihood.tabulate(metrics["bits_per_dimension"], split.name))
+    record.console.print("figures")
     return record.write(
         a["out"],
         arguments=a,

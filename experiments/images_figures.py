@@ -82,7 +82,7 @@ def completions(
     ax = figure.subplots()
     show(ax, rows.reshape(-1, known.shape[1]), len(rows), len(known), split)
     height = split.shape[0] + 1
-    ax.set_yticks([height * (i + 0.5) for i in range(3)], ["held out", "known", "completed"])
+    ax.set_yticks([height * (i + 0.5) for i in (0, 1, 1 + len(completed[0]) // 2 + 1)], ["held out", "known", "drawn"])
     ax.set(xticks=[], title="the upper half is known, the lower is drawn given it")
     return figure
 

@@ -44,7 +44,7 @@ def command(main: Callable[..., dict]) -> None:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was written")
+        sys.exit("interrupted; no metrics.json was written, and --resume goes on where there are checkpoints")
 
 
 def require(condition: bool, message: str) -> None:

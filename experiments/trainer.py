@@ -115,6 +115,8 @@ def train(
         if chunk.infos is None:
             lines.begin(done)
             bar.update(task, completed=done)
+            if resume and jax.process_index() == 0:
+                record.console.print(f"{name}: going on from step {done} of {steps}")
             return
         losses.append(np.asarray(chunk.infos.loss))
         pace = len(losses[-1]) / seconds[-1]
