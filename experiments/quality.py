@@ -142,7 +142,14 @@ def _mixture(
         mixture = GaussianMixture(gaussians, reg_covar=ridge, random_state=0).fit(pca.transform(train[:FITTED]))
     # A generator, and not the seed of the fit, so that draws differ.
     mixture.set_params(random_state=np.random.RandomState(rng.integers(2**31)))
-    return lambda: pca.inverse_transform(mixture.sample(num)[0])
+
+    def draw() -> np.ndarray:
+        with warnings.catch_warnings():
+            # Covariances in single precision are positive up to rounding only.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return pca.inverse_transform(mixture.sample(num)[0])
+
+    return draw
 
 
 def few(rng: np.random.Generator, split: Split, num: int) -> Split:
