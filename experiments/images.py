@@ -64,7 +64,7 @@ MNIST = Preset("unet", 26_000, 0.2, 1.4, "churn", checkpoints=50, num_samples=20
 FASHION = MNIST._replace(steps=33_000)
 # Levels and churn.
 SAMPLERS: dict[Sampler, tuple[int, float]] = {"heun": (32, 0.0), "churn": (40, 40.0), "flow": (32, 0.0)}
-SAMPLERS |= {name: (200, 0.0) for name in ("annealed", "predictor-corrector", "reverse-sde")}
+SAMPLERS |= dict.fromkeys(("annealed", "predictor-corrector", "reverse-sde"), (200, 0.0))
 PRESETS = {"digits": DIGITS, "mnist": MNIST, "fashion": FASHION, "idx": FASHION}
 
 
@@ -125,7 +125,7 @@ def main(
         noise_std: of log sigma.
         sampler: heun, churn (heun with noise), annealed (Langevin), predictor-corrector, reverse-sde, flow (an ODE
             solved to a tolerance).
-        levels: noise scales of the sampler: 32; 40 for churn, and 200 for annealed, predictor-corrector and reverse-sde.
+        levels: noise scales of the sampler: 32; 40 for churn; 200 for annealed, predictor-corrector, reverse-sde.
         sigma_max: where it starts; far above the deviation of the images along their first principal component.
         sigma_min: where the last step, which denoises, starts.
         churn: noise that the sampler of this name adds, in all: 40 for it, and none for the others.
