@@ -175,11 +175,12 @@ def main(
     with record.progress() as bar:
         trained = fit(clock, bar, key_train, clock(model.init, key_init), key_held, model, split, arguments)
         # What follows is a matter of minutes and of one process; nobody waits for it.
-        params = jax.tree.map(np.asarray, trained.state.ema)
+        held = jax.tree.map(np.asarray, trained.state.ema)
         if coordinator is not None:
             jax.distributed.shutdown()
         if process != 0:
             return {}
+        params = jax.tree.map(jnp.asarray, held)
         record.console.print(f"drawing {arguments['draws']} x {arguments['num_samples']} images")
         generated = draw(clock, bar, key_sample, params, model, how, arguments)
     # A Frechet distance depends on how many images there are.
