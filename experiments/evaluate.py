@@ -76,8 +76,8 @@ def main(
         "goal_reached": goal and quality.reached(table[SAMPLES], goal),
         "table": table,
         "scatter_of_real_images": scatter,
-        "classes_per_draw": _classes(classifier, sets[SAMPLES]),
-        "classes_per_draw_of_real_images": _classes(classifier, sets[REAL]),
+        "classes_per_draw": quality.classes_per_draw(classifier, sets[SAMPLES]),
+        "classes_per_draw_of_real_images": quality.classes_per_draw(classifier, sets[REAL]),
     }
     figures = {
         "samples": images_figures.samples(sets[SAMPLES][0], rng.permutation(split.heldout), split),
@@ -113,10 +113,6 @@ def said(scatter: dict[str, Any], sets: int, draws: int) -> str:
         f"One draw of real images scatters by {shown}: standard deviations over {draws} draws of the training half, "
         f"which overlap, so that independent ones lie farther apart. The numbers of the samples are those of {mean}."
     )
-
-
-def _classes(classifier: quality.Classifier, sets: list[np.ndarray]) -> np.ndarray:
-    return np.bincount(classifier.labels(np.concatenate(sets)), minlength=data.NUM_CLASSES) / len(sets)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def conclude(
         "goal": goal,
         "goal_reached": goal and quality.reached(table[quality.MODEL], goal),
         "table": table,
-        "classes_per_draw": np.bincount(classifier.labels(np.concatenate(generated)), minlength=10) / a["draws"],
+        "classes_per_draw": quality.classes_per_draw(classifier, generated),
         "classifier_accuracy": np.mean(classifier.labels(real.heldout) == real.heldout_labels),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "heldout_loss": lines[-1]["evaluation"]["heldout_loss"],

@@ -29,7 +29,7 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from dsm import metrics
-from experiments.data import Split, clip
+from experiments.data import NUM_CLASSES, Split, clip
 
 MODEL = "score network"
 RATIO = (0.5, 1.2)
@@ -86,6 +86,11 @@ def fit_classifier(split: Split) -> Classifier:
         warnings.simplefilter("ignore", ConvergenceWarning)
         network.fit((split.train - mean) / std, split.train_labels)
     return Classifier(mean, std, list(zip(network.coefs_, network.intercepts_, strict=True)))
+
+
+def classes_per_draw(classifier: Classifier, sets: list[np.ndarray]) -> Float[np.ndarray, " C"]:
+    """How many images of each class the classifier reads in a draw, on average over the draws."""
+    return np.bincount(classifier.labels(np.concatenate(sets)), minlength=NUM_CLASSES) / len(sets)
 
 
 def judge(split: Split, classifier: Classifier) -> Callable[[Float[np.ndarray, "N D"]], Quality]:
