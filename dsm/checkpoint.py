@@ -188,8 +188,8 @@ def _fingerprint(key, data, batch_size: int | None, ema_decay, about: Mapping[st
     for name in about:
         if name in own or name.startswith(SHAPE):
             raise ValueError(f"about = {dict(about)}: {name!r} is compared anyway")
-    # As it will be when it has been read.
-    return json.loads(json.dumps(own | dict(about)))
+    # Settings first: where they differ, a key or data may as well, and a digest says little. As it will be when read.
+    return json.loads(json.dumps(dict(about) | own))
 
 
 def _digest(x: Array) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 
 from experiments import data, image_files, images_figures, quality, record
 from experiments.data import Split
-from experiments.images import PRESETS
 
 LEAST = 64
 """Images: fewer have no covariance worth a distance, and do not fill a figure."""
@@ -61,8 +60,7 @@ def main(
     measure = quality.judge(split, classifier)
     measured = {name: [measure(pixels) for pixels in each] for name, each in sets.items()}
     table = {name: quality.summarise(rows) for name, rows in measured.items()}
-    # The distance depends on the number of images: a goal is one for the number that it was set for.
-    goal = quality.GOALS.get(split.name) if num == PRESETS[data_set].num_samples else None
+    goal = quality.goal(split.name, num)
     title = f"{samples}: {num} of {len(images)} images against {num} held-out ones of {split.name}"
     record.console.print(quality.tabulate(table, title, goal))
     scatter = spread(measured[REAL])

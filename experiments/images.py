@@ -13,57 +13,18 @@ the same command, but for its number, and all write to one folder:
     python -m experiments.images --coordinator 10.0.0.1:9911 --processes 2 --process 0
 """
 
-import math
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dsm import training
-from experiments import data, hosts, images_model, images_report, quality, record
+from experiments import data, hosts, images_model, images_report, images_settings, record
 from experiments.images_model import Kind, Model, Sampler, Sampling
 from experiments.trainer import Evaluation, Trained, optimizer, train
-
-
-class Network(NamedTuple):
-    """What differs between networks, where the command line does not say."""
-
-    width: int
-    num_blocks: int
-    batch_size: int
-    learning_rate: float
-    ema_decay: float
-
-
-class Preset(NamedTuple):
-    """What differs between data sets, where the command line does not say."""
-
-    network: Kind
-    steps: int
-    noise_mean: float
-    noise_std: float
-    sampler: Sampler
-    checkpoints: int
-    num_samples: int
-    draws: int
-
-
-U_NET = Network(width=32, num_blocks=1, batch_size=64, learning_rate=2e-3, ema_decay=0.9995)
-PERCEPTRON = Network(width=512, num_blocks=3, batch_size=128, learning_rate=1e-3, ema_decay=0.999)
-NETWORKS: dict[Kind, Network] = {"mlp": PERCEPTRON, "unet": U_NET, "energy-unet": U_NET}
-# A perceptron is enough for 64 pixels. Of 784 it learns 3000 images by heart before it draws others: a U-Net, whose
-# layers are the same everywhere, does not. What is seen in a large image is decided at larger scales of noise.
-# Noise along the way (churn) corrects some of what a network of an hour's training gets wrong.
-DIGITS = Preset("mlp", 3000, -0.5, 1.2, "heun", checkpoints=20, num_samples=797, draws=4)
-MNIST = Preset("unet", 26_000, 0.2, 1.4, "churn", checkpoints=50, num_samples=2000, draws=2)
-FASHION = MNIST._replace(steps=33_000)
-# Levels and churn.
-SAMPLERS: dict[Sampler, tuple[int, float]] = {"heun": (32, 0.0), "churn": (40, 40.0), "flow": (32, 0.0)}
-SAMPLERS |= dict.fromkeys(("annealed", "predictor-corrector", "reverse-sde"), (200, 0.0))
-PRESETS = {"digits": DIGITS, "mnist": MNIST, "fashion": FASHION, "idx": FASHION}
 
 
 def main(
@@ -141,16 +102,9 @@ def main(
         out: folder for the run (checkpoints, metrics.jsonl), metrics.json, samples.npz (pixels, an image a row) and the
             figures; by default results/images/ and the data set.
     """
-    arguments = locals()
-    preset = PRESETS[data_set]._asdict()
-    for name, value in (preset | NETWORKS[network or preset["network"]]._asdict()).items():
-        arguments[name] = value if arguments[name] is None else arguments[name]
-    by_sampler = SAMPLERS[arguments["sampler"]]
-    arguments["levels"] = by_sampler[0] if levels is None else levels
-    arguments["churn"] = by_sampler[1] if churn is None else churn
-    arguments["out"] = out = out or Path("results/images") / data_set
-    check(arguments)
-    record.require_run(seed, out)
+    arguments = images_settings.complete(locals())
+    images_settings.check(arguments)
+    record.require_run(seed, arguments["out"])
     if coordinator is not None:
         hosts.join(coordinator, processes, process)
     batch, devices = arguments["batch_size"], len(jax.devices())
@@ -183,35 +137,7 @@ def main(
         params = jax.tree.map(jnp.asarray, held)
         record.console.print(f"drawing {arguments['draws']} x {arguments['num_samples']} images")
         generated = draw(clock, bar, key_sample, params, model, how, arguments)
-    # A Frechet distance depends on how many images there are.
-    goal = quality.GOALS.get(split.name) if arguments["num_samples"] == preset["num_samples"] else None
-    return images_report.conclude(clock, split, model, params, trained.lines, generated, how, goal, arguments)
-
-
-def check(arguments: dict[str, Any]) -> None:
-    """Refuse what cannot be, by name."""
-    least = {"steps": 1, "batch_size": 1, "width": 1, "num_blocks": 1, "levels": 2, "checkpoints": 1}
-    for name, low in (least | {"num_samples": 64, "draws": 1, "split_seed": 0}).items():
-        record.require(arguments[name] >= low, f"{name} must be at least {low}, got {arguments[name]}")
-    for name in ("learning_rate", "clip", "noise_std", "sigma_min"):
-        record.require(0 < arguments[name] < math.inf, f"{name} must be positive and finite, got {arguments[name]}")
-    low, high = arguments["sigma_min"], arguments["sigma_max"]
-    record.require(low < high < math.inf, f"sigma_max must be finite and above sigma_min, got {high}")
-    record.require(0 <= arguments["ema_decay"] < 1, f"ema_decay must be in [0, 1), got {arguments['ema_decay']}")
-    record.require(math.isfinite(arguments["noise_mean"]), f"noise_mean must be finite, got {arguments['noise_mean']}")
-    churn, churns = arguments["churn"], arguments["sampler"] == "churn"
-    record.require(0 <= churn < math.inf, f"churn must be finite and not negative, got {churn}")
-    record.require((churn > 0) == churns, f"churn above 0 and --sampler churn go together, got {churn}")
-    record.require(arguments["classes"] or arguments["guidance"] is None, "guidance needs --classes")
-    likelihood = arguments["likelihood"]
-    record.require(likelihood == 0 or likelihood >= 2, f"likelihood must be 0 or at least 2, got {likelihood}")
-    record.require(
-        arguments["dequantise"] or likelihood == 0, "likelihood needs --dequantise: pixels of whole numbers have none"
-    )
-    unet = arguments["network"] != "mlp"
-    record.require(not unet or arguments["width"] % 2 == 0, f"width must be a multiple of 2, got {arguments['width']}")
-    many = arguments["processes"] != 1 or arguments["process"] != 0
-    record.require(arguments["coordinator"] is not None or not many, "several processes need a --coordinator")
+    return images_report.conclude(clock, split, model, params, trained.lines, generated, how, arguments)
 
 
 def fit(
@@ -226,8 +152,9 @@ def fit(
         losses = jax.lax.map(lambda pair: loss(pair[0], params, pair[1]), (keys, heldout), batch_size=256)
         return {"heldout_loss": jnp.mean(losses)}
 
-    # Everything that makes another run, and that its data, shapes and batch size do not tell.
-    shown = ("network", "dequantise", "classes", "learning_rate", "clip", "noise_mean", "noise_std", "bfloat16")
+    # Everything that makes another run, but for what the trainer compares, under the names that it has here.
+    shown = ("data_set", "split_seed", "seed", "network", "width", "num_blocks", "dequantise", "classes", "bfloat16")
+    shown += ("learning_rate", "clip", "noise_mean", "noise_std")
     return train(
         clock,
         bar,

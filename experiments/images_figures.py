@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.data import NUM_CLASSES, Scaling, Split
+from experiments.data import NUM_CLASSES, Split
 
 
 def samples(generated: Float[np.ndarray, "N D"], heldout: Float[np.ndarray, "M D"], split: Split) -> Figure:
@@ -34,17 +34,15 @@ def training(lines: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def trajectory(
-    path: Float[np.ndarray, "C L D"], sigmas: Float[np.ndarray, " L"], scaling: Scaling, split: Split
-) -> Figure:
-    """Draw the way from noise to images, a row each; x is in units of (1 + σ²)^½, that of data and noise together."""
+def trajectory(path: Float[np.ndarray, "C L D"], sigmas: Float[np.ndarray, " L"], split: Split) -> Figure:
+    """Draw the way from noise to images, a row each, as pixels of x / (1 + σ²)^½."""
     rows, columns = path.shape[:2]
     width = split.shape[1]
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     ax = figure.subplots()
-    show(ax, scaling.pixels(path.reshape(rows * columns, -1)), rows, columns, split)
+    show(ax, path.reshape(rows * columns, -1), rows, columns, split)
     ax.set_xticks((width + 1) * np.arange(columns) + (width - 1) / 2, [f"{sigma:.2g}" for sigma in sigmas])
-    ax.set(xlabel="σ", yticks=[], title="from noise to images, down the noise scales")
+    ax.set(xlabel="σ", yticks=[], title="from noise to images: the mean image and x / (1 + σ²)^½")
     return figure
 
 

@@ -83,6 +83,14 @@ class Model(NamedTuple):
         """From pixels to x."""
         return (pixels - jnp.asarray(self.scaling.mean, jnp.float32)) / jnp.float32(self.scaling.std)
 
+    def middle(self, pixels: Float[Array, " D"]) -> Float[Array, " D"]:
+        """From whole pixels to x: of the middle of the step that a dequantised pixel lies in."""
+        return self.standardise(pixels + 0.5 if self.dequantised else pixels)
+
+    def shades(self, x: Float[np.ndarray, "*shape D"]) -> Float[np.ndarray, "*shape D"]:
+        """The inverse of `middle`, clipped to the range of pixels and not rounded."""
+        return self.scaling._replace(mean=self.scaling.mean - 0.5 * self.dequantised).pixels(x)
+
     def pixels(self, x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
         """From samples to whole pixels."""
         if self.dequantised:

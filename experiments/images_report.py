@@ -20,7 +20,6 @@ def conclude(
     lines: list[dict[str, Any]],
     generated: list[np.ndarray],
     how: Sampling,
-    goal: dict[str, Any] | None,
     a: dict[str, Any],
 ) -> dict:
     """Measure what was drawn, beside real images and baselines, and write the record."""
@@ -32,6 +31,7 @@ def conclude(
     measure = quality.judge(real, classifier)
     sets = {quality.MODEL: generated} | quality.baselines(rng, split, num, a["draws"])
     table = {name: quality.summarise([measure(pixels) for pixels in images]) for name, images in sets.items()}
+    goal = quality.goal(split.name, num)
     title = f"{split.name}: {num} images against {len(real.heldout)} held-out ones, {a['draws']} draw(s)"
     record.console.print(quality.tabulate(table, title, goal))
     metrics = {
@@ -84,15 +84,13 @@ def figures(
     path, sigmas = images_model.trajectory(keys[0], score, model, how, 8)
     between = model.pixels(np.asarray(images_model.interpolate(keys[1], score, model, how, 6, 11)))
     known, mask = real.heldout[rng.permutation(len(real.heldout))[:10]], images_model.upper_half(split.shape)
-    x = jnp.asarray(model.scaling.standardise(known + 0.5 * model.dequantised), jnp.float32)
+    x = jax.vmap(model.middle)(jnp.asarray(known, jnp.float32))
     completed = np.asarray(images_model.complete(keys[2], score, x, jnp.asarray(mask), how, 5))
     completed = np.where(mask, known[:, None], model.pixels(completed))
-    # As pixels, not as the middles of their steps.
-    scaling = model.scaling._replace(mean=model.scaling.mean - 0.5 * model.dequantised)
     drawn = {
         "samples": images_figures.samples(generated, rng.permutation(real.heldout), split),
         "training": images_figures.training(lines),
-        "trajectory": images_figures.trajectory(np.asarray(path), np.asarray(sigmas), scaling, split),
+        "trajectory": images_figures.trajectory(model.shades(np.asarray(path)), np.asarray(sigmas), split),
         "neighbours": images_figures.neighbours(generated[:12], split),
         "interpolation": images_figures.interpolation(between, split),
         "completions": images_figures.completions(known, mask, completed, split),

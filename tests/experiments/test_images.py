@@ -152,10 +152,10 @@ def test_a_folder_that_holds_a_run_is_refused(run):
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"seed": 1}, "key is"),
-        ({"split_seed": 1}, "data is"),
-        ({"width": 9}, "shape of params"),
-        ({"num_blocks": 2}, ".*params"),
+        ({"seed": 1}, "seed is 0 there"),
+        ({"split_seed": 1}, "split_seed is 0 there"),
+        ({"width": 9}, "width is 8 there"),
+        ({"num_blocks": 2}, "num_blocks is 1 there"),
         ({"learning_rate": 1e-4}, "learning_rate is 0.001 there"),
         ({"noise_mean": 0.0}, "noise_mean is -0.5 there"),
         ({"noise_std": 1.0}, "noise_std is 1.2 there"),
@@ -321,6 +321,18 @@ def test_every_network_starts_from_a_gaussian_and_learns(kind, split):
     gradient = jax.jit(jax.grad(loss))(params)
     norms = [float(jnp.linalg.norm(leaf)) for leaf in jax.tree.leaves(gradient)]
     assert all(map(math.isfinite, norms)) and max(norms) > 0
+
+
+@pytest.mark.parametrize("dequantised", [False, True])
+def test_whole_pixels_are_the_shades_of_their_middles(split, dequantised):
+    model = model_of(split, dequantised=dequantised)[0]
+    pixels = split.heldout[:3].astype(np.float32)
+    x = np.stack([model.middle(jnp.asarray(row)) for row in pixels])
+    assert_allclose(model.shades(x), pixels, atol=1e-5)
+    assert_array_equal(model.pixels(x), pixels)
+    up = np.float32(0.75 * model.scaling.grey_step)
+    assert_array_equal(model.pixels(x + up), np.minimum(pixels + 1, 16))
+    assert model.shades(x + 100).max() <= 16 and model.shades(x - 100).min() >= 0
 
 
 @pytest.mark.slow

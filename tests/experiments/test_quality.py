@@ -94,7 +94,12 @@ def test_a_table_has_every_number_and_the_goal_if_there_is_one():
 
 def test_goals_are_for_data_sets_that_there_are():
     for name, goal in quality.GOALS.items():
-        assert name in ("digits", "mnist", "fashion") and set(goal) == set(GOAL)
+        assert name in ("digits", "mnist", "fashion") and set(goal) == {"num_samples", *GOAL}
+
+
+def test_a_goal_is_one_for_its_number_of_samples():
+    assert quality.goal("digits", 797) == quality.GOALS["digits"]
+    assert quality.goal("digits", 796) is quality.goal("idx", 797) is None
 
 
 def test_larger_images_have_a_larger_classifier_that_reads_them(split):
