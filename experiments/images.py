@@ -6,6 +6,7 @@ killed: the same command with --resume goes on. `experiments.quality` defines wh
     python -m experiments.images --data-set digits
     python -m experiments.images --data-set mnist
     python -m experiments.images --data-set mnist --resume
+    python -m experiments.images --data-set fashion --classes --guidance 1
 
 All devices share each batch: with JAX_NUM_CPU_DEVICES=4 the cores of one machine as four. On several hosts each runs
 the same command, but for its number, and all write to one folder:
@@ -88,7 +89,7 @@ def main(
         sigma_max: where it starts; far above the deviation of the images along their first principal component.
         sigma_min: where the last step, which denoises, starts.
         churn: noise that the sampler of this name adds, in all: 40 for it, and none for the others.
-        guidance: weight of classifier-free guidance (1: none), digits 0 to 9 in turn; needs classes.
+        guidance: weight of classifier-free guidance (1: none), labels 0 to 9 in turn, as many of each; needs classes.
         num_samples: images of one draw.
         draws: independent draws that every number is averaged over.
         checkpoints: number of them in a run; with each goes a line of metrics.jsonl with the loss of held-out images.
@@ -153,8 +154,9 @@ def fit(
         return {"heldout_loss": jnp.mean(losses)}
 
     # Everything that makes another run, but for what the trainer compares, under the names that it has here.
-    shown = ("data_set", "split_seed", "seed", "network", "width", "num_blocks", "dequantise", "classes", "bfloat16")
+    shown = ("data_set", "seed", "network", "width", "num_blocks", "dequantise", "classes", "bfloat16")
     shown += ("learning_rate", "clip", "noise_mean", "noise_std")
+    shown += ("split_seed",) if a["data_set"] in ("digits", "mnist") else ()
     return train(
         clock,
         bar,

@@ -35,9 +35,10 @@ def summary(values: Sequence[np.ndarray], share: float) -> dict[str, Any]:
 
 def show(levels: dict[str, dict[str, Any]], ahead: dict[str, dict[str, Any]], title: str) -> None:
     """Print the table."""
+    shared = len(levels[NETWORK]["each_split"]) > 1
     caption = (
-        "Mean log p of held-out rows, and by how much the network's is larger on the same rows. Standard errors allow "
-        "for the rows that splits share."
+        "Mean log p of held-out rows, and by how much the network's is larger on the same rows. Standard errors are "
+        + ("over splits, and allow for the rows that these share." if shared else "over the rows of one split.")
     )
     table = Table("density", "nats per row", f"{NETWORK}, ahead by", title=title, caption=caption)
     for name, level in levels.items():

@@ -72,6 +72,7 @@ def test_denoising_score_matching(program):
 
 @pytest.mark.slow
 def test_all_noise_scales(program):
+    pytest.importorskip("diffrax")
     found = program(4)
     target, unseen = found["target"], found["unseen"]
     learned, exact = jax.vmap(found["logp"])(unseen), jax.vmap(target.logdensity)(unseen)

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import dsm
 from dsm import edm
-from experiments import data, image_files, images, images_model, quality, trainer
+from experiments import data, image_files, images, images_model, images_settings, quality, trainer
 from experiments.images_model import Sampling
 
 checkpoint = pytest.importorskip("dsm.checkpoint", reason="needs orbax-checkpoint")
@@ -146,6 +146,13 @@ def test_a_run_goes_on_where_its_newest_checkpoint_is_lost(run, tmp_path):
 def test_a_folder_that_holds_a_run_is_refused(run):
     with pytest.raises(ValueError, match="already holds a run: --resume"):
         images.main(**TINY, out=run[1])
+
+
+def test_goals_are_for_what_presets_draw():
+    presets = images_settings.PRESETS
+    assert {name: goal["num_samples"] for name, goal in quality.GOALS.items()} == {
+        name: presets[name].num_samples for name in quality.GOALS
+    }
 
 
 @pytest.mark.slow
