@@ -47,6 +47,7 @@ def linear_program(mdp: dp.MDP) -> np.ndarray:
     return scipy.optimize.linprog(np.ones(S), A_ub=rows, b_ub=-R[mask], bounds=(None, None)).x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_all_agree(random_mdp, seed):
     rng = np.random.default_rng(100 + seed)

@@ -262,6 +262,7 @@ def test_undiscounted_within_jit_and_grad(method):
     assert_allclose(slope, np.linalg.solve(np.eye(6) - P, P @ duration).sum(), rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["gmres", "bicgstab"])
 def test_states_in_a_row_are_no_trap_for_krylov(method):
     # s -> s + 1 -> ... -> end: BiCGStab breaks down on it, and the sweeps that replace it go on.

@@ -112,6 +112,7 @@ def test_a_start_far_away_does_not_end_the_loop():
         assert dp.value_iteration(mdp, jnp.full(20, 1e4)).converged
 
 
+@pytest.mark.slow
 def test_direct_solutions_are_polished_to_what_sweeps_can_certify():
     with jax.enable_x64(False):
         mdp = dp.problems.garnet(300, 3, 2, gamma=0.9, seed=0)

@@ -127,6 +127,7 @@ def test_in_closed_form():
     assert_allclose(visits, [[0, 1.5], [0.5, 0], [0, 0]], atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["policy iteration", "soft policy iteration", "evaluate"])
 def test_second_derivatives(random_mdp, solver):
     mdp, h, along = random_mdp(3, gamma=0.8), 1e-4, direction(5)

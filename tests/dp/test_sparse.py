@@ -217,6 +217,7 @@ def test_the_transpose_of_a_chain_moves_distributions():
     assert_allclose(Transposed(chain) @ mu, np.asarray(dense(chain)).T @ np.asarray(mu), rtol=1e-14)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000))
 def test_there_and_back_loses_nothing(seed):
     rng = np.random.default_rng(seed)

@@ -239,6 +239,7 @@ def test_total_reward_is_the_best_of_all_policies(rewards, endless):
             certified(model, goal, endless, maximise, given=goal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("endless", [INF, -INF, "earned"])
 def test_rewards_of_both_signs_are_certified_or_not_but_never_wrong(endless):
     found = []

@@ -108,7 +108,7 @@ def test_without_slip_the_value_is_known():
         assert solution.iterations <= 6
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
 @pytest.mark.parametrize("restart", [False, True])
 def test_it_agrees_with_policy_iteration(restart, dtype):
     mdp = grid(0.3, restart=restart, seed=1, dtype=dtype)

@@ -41,6 +41,7 @@ def within(values, expected, num_errors):
     return abs(np.mean(values) - expected) < num_errors * np.std(values, ddof=1) / np.sqrt(len(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", MIXTURES)
 def test_log_z_is_right_within_an_error_that_is_right(dim):
     estimate = chains(ais.forward, MIXTURES[dim], BASES[dim], jax.random.key(0), LADDER, 0.4)
@@ -152,6 +153,7 @@ def test_a_chain_behind_a_wall_has_no_weight():
     assert abs(estimate.log_z - np.log(np.sqrt(2 * np.pi) / 2)) < 3 * estimate.standard_error < 0.3
 
 
+@pytest.mark.slow
 def test_float32_stays_float32_and_keeps_its_digits_over_a_long_ladder():
     # The terms are equal, so that every rounding of a plain sum would go the same way.
     base = dsm.gaussian(np.zeros(1, np.float32), 1.0)

@@ -155,6 +155,7 @@ def stationary_state(key, dtype):
     return langevin.mala_init(x, lambda x: -0.5 * jnp.sum(x * x / SCALES.astype(x.dtype) ** 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_warming_up_finds_the_step_that_accepts_as_often_as_asked(dtype):
     state = stationary_state(jax.random.key(0), dtype)
@@ -216,7 +217,7 @@ def chains_of(kind, dtype):
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [
-        ("mixture", jnp.float32),
+        pytest.param("mixture", jnp.float32, marks=pytest.mark.slow),
         pytest.param("mixture", jnp.float64, marks=pytest.mark.slow),
         ("network", jnp.float32),
         pytest.param("network", jnp.float64, marks=pytest.mark.slow),

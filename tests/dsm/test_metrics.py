@@ -248,6 +248,7 @@ def test_float32_in_float32_out_and_jittable(name):
     assert_allclose(narrow, wide, rtol=0.6 if name == "sliced" else 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fisher", "mmd", "frechet"])
 def test_gradients_are_the_finite_differences(name):
     check_grads(lambda x: CALLS[name](jnp.asarray(x), jnp.asarray(Y)), (jnp.asarray(X),), order=1, modes=["rev"])

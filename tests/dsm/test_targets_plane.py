@@ -203,6 +203,7 @@ def test_bad_points_and_smoothing_are_refused_by_name(target):
             method(jnp.zeros(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [(0.0, 0.0), (0.0, 1.0), (2.0, -4.0), (4.0, 3.0)])
 def test_the_board_can_be_differentiated_on_its_edges(point):
     target, x = checkerboard(0.5), jnp.array(point)

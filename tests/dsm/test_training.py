@@ -120,6 +120,7 @@ def test_fit_compiles_once():
         training.fit(jax.random.key(i), state, DATA, num_steps=4, **settings)
 
 
+@pytest.mark.slow
 def test_a_ring_of_gaussians_is_learned_to_near_the_floor():
     target, sigma = dsm.eight_gaussians(), 0.5
     data = target.sample(jax.random.key(0), 20_000).astype(jnp.float32)

@@ -65,6 +65,7 @@ def test_the_parts_of_a_sweep_are_its_counts_over_the_rates():
     assert bench.predict(halo, rates) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_small_run_measures_every_layout(tmp_path):
     found = bench.main(states=(256,), devices=(2,), repeats=1, out=tmp_path / "run")
     sweeps = found["metrics"]["sweeps"]

@@ -30,6 +30,7 @@ def test_the_kernel_on_a_grid_knows_a_gaussian(h):
     assert predicted["first order"]["second_moment"] == pytest.approx(h / 2, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Gaussian", "two modes"])
 def test_the_expansion_is_the_slope_of_the_kernels_density(name):
     line = theory.on_a_line(theory.targets()[name], 901)

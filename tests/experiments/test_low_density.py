@@ -68,6 +68,7 @@ def test_truth_by_quadrature(run):
         assert 0 < row["sparse_mass"]["mean"] < 1
 
 
+@pytest.mark.slow
 def test_the_truth_itself_has_no_error():
     with jax.enable_x64(False):
         setting = low_density_truth.make_setting(jax.random.key(1), num_points=200, nodes=40)

@@ -26,6 +26,7 @@ def within(share, expected, tolerance):
     return abs(share - expected) < 4 * (expected * (1 - expected) / CHAINS) ** 0.5 + tolerance
 
 
+@pytest.mark.slow
 def test_langevin_halves_what_annealing_weighs():
     target = dsm.two_modes()
     start = jax.random.uniform(jax.random.key(0), (CHAINS, 2), minval=-8.0, maxval=8.0)

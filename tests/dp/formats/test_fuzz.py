@@ -20,6 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
+@pytest.mark.slow
 @some(max_examples=100)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_broken_file_is_refused_or_read_as_it_stands(folder: Path, seed: int):

@@ -93,6 +93,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("formats") / "model")
 
 
+@pytest.mark.slow
 @few
 @given(parts=parts())
 def test_drn(path: str, parts: dict):
