@@ -155,7 +155,7 @@ def fit(
 
     # Everything that makes another run, but for what the trainer compares, under the names that it has here.
     shown = ("data_set", "seed", "network", "width", "num_blocks", "dequantise", "classes", "bfloat16")
-    shown += ("learning_rate", "clip", "noise_mean", "noise_std")
+    shown += ("learning_rate", "clip", "noise_mean", "noise_std", "checkpoints")
     shown += ("split_seed",) if a["data_set"] in ("digits", "mnist") else ()
     return train(
         clock,

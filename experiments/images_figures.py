@@ -42,7 +42,7 @@ def trajectory(path: Float[np.ndarray, "C L D"], sigmas: Float[np.ndarray, " L"]
     ax = figure.subplots()
     show(ax, path.reshape(rows * columns, -1), rows, columns, split)
     ax.set_xticks((width + 1) * np.arange(columns) + (width - 1) / 2, [f"{sigma:.2g}" for sigma in sigmas])
-    ax.set(xlabel="σ", yticks=[], title="from noise to images: the mean image and x / (1 + σ²)^½")
+    ax.set(xlabel="σ", yticks=[], title="from noise to images: mean image + x / (1 + σ²)^½")
     return figure
 
 
@@ -79,8 +79,9 @@ def completions(
     figure = Figure(figsize=(9, 6.4), layout="constrained")
     ax = figure.subplots()
     show(ax, rows.reshape(-1, known.shape[1]), len(rows), len(known), split)
-    height = split.shape[0] + 1
-    ax.set_yticks([height * (i + 0.5) for i in (0, 1, 1 + len(completed[0]) // 2 + 1)], ["held out", "known", "drawn"])
+    height = split.shape[0]
+    middles = [(height + 1) * i + (height - 1) / 2 for i in (0, 1, 1 + len(completed[0]) // 2 + 1)]
+    ax.set_yticks(middles, ["held out", "known", "drawn"])
     ax.set(xticks=[], title="the upper half is known, the lower is drawn given it")
     return figure
 
@@ -90,8 +91,9 @@ def classes(sets: Sequence[Float[np.ndarray, "N D"]], weights: Sequence[float], 
     figure = Figure(figsize=(10, 6), layout="constrained")
     for ax, images, weight in zip(figure.subplots(1, len(sets)), sets, weights, strict=True):
         show(ax, images, len(images) // NUM_CLASSES, NUM_CLASSES, split)
-        width = split.shape[1] + 1
-        ax.set_xticks(width * (np.arange(NUM_CLASSES) + 0.5), [str(label) for label in range(NUM_CLASSES)])
+        width = split.shape[1]
+        middles = (width + 1) * np.arange(NUM_CLASSES) + (width - 1) / 2
+        ax.set_xticks(middles, [str(label) for label in range(NUM_CLASSES)])
         ax.set(yticks=[], xlabel="class", title=f"guidance of weight {weight:g}")
     return figure
 

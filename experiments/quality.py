@@ -200,8 +200,10 @@ def reached(summary: dict[str, dict], goal: dict[str, Any]) -> dict[str, bool]:
 def tabulate(summaries: dict[str, dict[str, dict]], title: str, goal: dict[str, Any] | None) -> Table:
     """Lay the summaries out as a table, the goal below them."""
     caption = (
-        "Training half: real images without repeats; copies: with repeats. Nearest neighbour: the median distance to "
-        "the training half, relative to that of held-out images; 0 is copying, 1 like new images."
+        "Fréchet distance (less is better) and coverage (more is) by a small classifier's features; both depend on the "
+        "number of images. Nearest neighbour: median distance to the training half over that of held-out images; 0 is "
+        "copying, 1 like new ones. Training half: real images without repeats; copies: with repeats. ±: standard "
+        "errors over draws."
     )
     table = Table("images", "Fréchet", "coverage", "by pixels", "nearest neighbour", title=title, caption=caption)
     for name, summary in summaries.items():

@@ -89,8 +89,10 @@ def main(
             cut = KFold(folds, shuffle=True, random_state=seed + i)
             with single_threaded():
                 own = models.views(split.train, cut)
-                logs, choice = models.baselines(split.train, split.heldout, cut, own.coordinates, seed + i)
+            # Before the baselines, which take a while: another run's folder is refused here.
             trained, best = fit(clock, bar, i, network, own, arguments)
+            with single_threaded():
+                logs, choice = models.baselines(split.train, split.heldout, cut, own.coordinates, seed + i)
             sigma_min = min(sigmas, key=lambda sigma: _order(best.numbers[models.name_of(sigma)]))
             params = jax.tree.map(lambda p: p[folds], best.state.ema)
             z = jnp.asarray(own.coordinates.of(split.heldout), jnp.float32)
@@ -128,7 +130,8 @@ def fit(
     rows = jnp.asarray(own.rows)
     params = models.init(key_init, network, own.rows.shape[2] - 1, own.rows.shape[1], a["networks"])
     folder = a["out"] / f"split {i}"
-    shown = ("learning_rate", "noise_mean", "noise_std", "sigmas", "folds", "networks", "seed")
+    shown = ("heldout", "seed", "folds", "networks", "width", "num_blocks", "learning_rate", "noise_mean")
+    shown += ("noise_std", "sigmas", "checkpoints")
     trained = train(
         clock,
         bar,
@@ -153,7 +156,7 @@ def fit(
         folder=folder,
         resume=a["resume"],
         keep=2,
-        about={name: a[name] for name in shown},
+        about={"table": Path(a["table"]).stem} | {name: a[name] for name in shown},
         seed=a["seed"],
     )
     return trained, checkpoint.restore(folder / CHECKPOINTS, trained.state, best="validation")

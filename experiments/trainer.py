@@ -135,7 +135,8 @@ def train(
     settings = {"batch_loss": batch_loss, "optimizer": optimizer, "batch_size": batch_size, "num_steps": steps}
     settings |= {"ema_decay": ema_decay, "every": every, "evaluate": measure, "report": report, "fit": fit}
     state = training.init(params, optimizer)
-    told = {"steps": steps, "every": every} | dict(about or {})
+    # What was asked for comes before what follows from it: the first that differs is named.
+    told = dict(about or {}) | {"steps": steps, "every": every}
     if evaluation is not None:
         told |= {"evaluation.every": evaluation.every}
     try:

@@ -170,7 +170,7 @@ def test_goals_are_for_what_presets_draw():
         ({"ema_decay": 0.9}, "ema_decay is 0.999 there"),
         ({"batch_size": 8}, "batch_size is 4 there"),
         ({"steps": 16}, "steps is 8 there"),
-        ({"checkpoints": 4}, "every is 4 there"),
+        ({"checkpoints": 4}, "checkpoints is 2 there"),
         ({"classes": True}, "classes is False there"),
         ({"dequantise": True}, "dequantise is False there"),
         ({"network": "unet", "ema_decay": 0.999, "learning_rate": 1e-3}, "network is mlp there"),
