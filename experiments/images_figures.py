@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -37,11 +37,10 @@ def training(lines: list[dict[str, Any]]) -> Figure:
 def trajectory(path: Float[np.ndarray, "C L D"], sigmas: Float[np.ndarray, " L"], split: Split) -> Figure:
     """Draw the way from noise to images, a row each, as pixels of x / (1 + σ²)^½."""
     rows, columns = path.shape[:2]
-    width = split.shape[1]
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     ax = figure.subplots()
     show(ax, path.reshape(rows * columns, -1), rows, columns, split)
-    ax.set_xticks((width + 1) * np.arange(columns) + (width - 1) / 2, [f"{sigma:.2g}" for sigma in sigmas])
+    ax.set_xticks(middles(np.arange(columns), split.shape[1]), [f"{sigma:.2g}" for sigma in sigmas])
     ax.set(xlabel="σ", yticks=[], title="from noise to images: mean image + x / (1 + σ²)^½")
     return figure
 
@@ -79,9 +78,8 @@ def completions(
     figure = Figure(figsize=(9, 6.4), layout="constrained")
     ax = figure.subplots()
     show(ax, rows.reshape(-1, known.shape[1]), len(rows), len(known), split)
-    height = split.shape[0]
-    middles = [(height + 1) * i + (height - 1) / 2 for i in (0, 1, 1 + len(completed[0]) // 2 + 1)]
-    ax.set_yticks(middles, ["held out", "known", "drawn"])
+    drawn = 2 + len(completed[0]) // 2
+    ax.set_yticks(middles(np.array([0, 1, drawn]), split.shape[0]), ["held out", "known", "drawn"])
     ax.set(xticks=[], title="the upper half is known, the lower is drawn given it")
     return figure
 
@@ -91,11 +89,15 @@ def classes(sets: Sequence[Float[np.ndarray, "N D"]], weights: Sequence[float], 
     figure = Figure(figsize=(10, 6), layout="constrained")
     for ax, images, weight in zip(figure.subplots(1, len(sets)), sets, weights, strict=True):
         show(ax, images, len(images) // NUM_CLASSES, NUM_CLASSES, split)
-        width = split.shape[1]
-        middles = (width + 1) * np.arange(NUM_CLASSES) + (width - 1) / 2
-        ax.set_xticks(middles, [str(label) for label in range(NUM_CLASSES)])
+        labels = np.arange(NUM_CLASSES)
+        ax.set_xticks(middles(labels, split.shape[1]), [str(label) for label in labels])
         ax.set(yticks=[], xlabel="class", title=f"guidance of weight {weight:g}")
     return figure
+
+
+def middles(cells: Int[np.ndarray, " C"], size: int) -> Float[np.ndarray, " C"]:
+    """Where the middles of cells lie along a side of what `show` draws: of `size` pixels, with gaps of one."""
+    return (size + 1) * cells + (size - 1) / 2
 
 
 def show(ax: Axes, images: Float[np.ndarray, "N D"], rows: int, columns: int, split: Split) -> None:
