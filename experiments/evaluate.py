@@ -39,7 +39,8 @@ def main(
         samples: a folder of .png files, or an array of pixels [N, H, W] or [N, H W] in a .npy or .npz file.
         data_set: digits, mnist, fashion or idx, as in experiments.images.
         folder: of the four IDX files, for idx and fashion.
-        num_samples: images of one draw, at most; no more than there are samples, held-out or training images.
+        num_samples: images of one draw, at most; no more than there are samples, held-out or training images. The
+            table has goals for 797 digits, and for 2000 images of mnist or fashion.
         draws: sets of so many images at most, those of the samples without a common image.
         split_seed: chooses the halves of digits and mnist; the one that the samples' model was trained on is needed.
         seed: chooses images where there are more than are needed, and draws those of the simple densities.

@@ -25,6 +25,7 @@ import numpy as np
 from dsm import training
 from experiments import data, hosts, images_model, images_report, images_settings, record
 from experiments.images_model import Kind, Model, Sampler, Sampling
+from experiments.images_settings import Chosen
 from experiments.trainer import Evaluation, Trained, optimizer, train
 
 
@@ -32,28 +33,28 @@ def main(
     *,
     data_set: Literal["digits", "mnist", "fashion", "idx"] = "digits",
     folder: Path | None = None,
-    network: Kind | None = None,
-    width: int | None = None,
-    num_blocks: int | None = None,
+    network: Chosen[Kind] = None,
+    width: Chosen[int] = None,
+    num_blocks: Chosen[int] = None,
     bfloat16: bool = False,
     classes: bool = False,
     dequantise: bool = False,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
+    steps: Chosen[int] = None,
+    batch_size: Chosen[int] = None,
+    learning_rate: Chosen[float] = None,
     clip: float = 1e3,
-    ema_decay: float | None = None,
-    noise_mean: float | None = None,
-    noise_std: float | None = None,
-    sampler: Sampler | None = None,
-    levels: int | None = None,
+    ema_decay: Chosen[float] = None,
+    noise_mean: Chosen[float] = None,
+    noise_std: Chosen[float] = None,
+    sampler: Chosen[Sampler] = None,
+    levels: Chosen[int] = None,
     sigma_max: float = 80.0,
     sigma_min: float = 0.02,
-    churn: float | None = None,
+    churn: Chosen[float] = None,
     guidance: float | None = None,
-    num_samples: int | None = None,
-    draws: int | None = None,
-    checkpoints: int | None = None,
+    num_samples: Chosen[int] = None,
+    draws: Chosen[int] = None,
+    checkpoints: Chosen[int] = None,
     resume: bool = False,
     split_seed: int = 0,
     likelihood: int = 0,
@@ -65,7 +66,7 @@ def main(
 ) -> dict:
     """Train a score network on images, sample new ones, and measure them against held-out images.
 
-    What has no default here has one for the data set and the network; metrics.json tells all of them.
+    Defaults that are "chosen" depend on data set, network and sampler; metrics.json tells them.
 
     Args:
         data_set: digits (8 x 8), mnist (5000 of 28 x 28), fashion (Debian: apt install dataset-fashion-mnist), or idx.

@@ -2,10 +2,16 @@
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import tyro
 
 from experiments.images_model import Kind, Sampler
 from experiments.record import require
+
+T = TypeVar("T")
+Chosen = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: chosen)")]
+"""An argument that `complete` chooses where it is None; --help says so."""
 
 
 class Network(NamedTuple):
