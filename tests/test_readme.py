@@ -52,12 +52,14 @@ def test_over_devices(program):
     np.testing.assert_allclose(found["solution"].v, dp.solve(found["mdp"], tol=1e-3).v, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_without_a_discount(program):
     found = program(2)
     np.testing.assert_allclose(found["win"].v[25:100:25], [4 / 25, 2 / 5, 16 / 25], atol=1e-6)
     assert found["win"].converged
 
 
+@pytest.mark.slow
 def test_denoising_score_matching(program):
     found = program(3)
     from dsm import metrics
@@ -92,6 +94,7 @@ def test_batches_and_chains_over_devices(program):
     assert found["x"].shape == (1000, 2) and float(jnp.abs(found["x"]).max()) > 1
 
 
+@pytest.mark.slow
 def test_chains_and_what_they_are_worth(program):
     found = program(6)
     summary, target = found["found"], found["target"]

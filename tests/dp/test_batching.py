@@ -58,16 +58,16 @@ def assert_equals_the_loop(together: dp.Solution, alone: list[dp.Solution]) -> N
 @pytest.mark.parametrize(
     ("solver", "axis"),
     [
-        ("synchronous", "gamma"),
+        pytest.param("synchronous", "gamma", marks=pytest.mark.slow),
         ("synchronous", "everything"),
         ("in place", "everything"),
-        ("exact", "rewards"),
+        pytest.param("exact", "rewards", marks=pytest.mark.slow),
         ("exact", "everything"),
         ("modified", "everything"),
         *(pytest.param(name, "everything", marks=pytest.mark.slow) for name in RARE),
         ("anderson", "everything"),
         ("bicgstab", "everything"),
-        ("soft, exact", "everything"),
+        pytest.param("soft, exact", "everything", marks=pytest.mark.slow),
     ],
 )
 def test_vmap_equals_the_loop(random_mdp, solver, axis):

@@ -23,9 +23,13 @@ FEW = (
 UNFINISHED = [name for name in SOLVERS if "any v" in name or name == "after 3 sweeps"]
 
 
-@pytest.mark.parametrize("dtype", certificates.TOL)
 @pytest.mark.parametrize(
-    ("number", "size", "solvers"), [(100, 100, FEW), pytest.param(2000, BATCH, tuple(SOLVERS), marks=pytest.mark.slow)]
+    ("number", "size", "solvers", "dtype"),
+    [
+        (100, 100, FEW, "float32"),
+        pytest.param(100, 100, FEW, "float64", marks=pytest.mark.slow),
+        *(pytest.param(2000, BATCH, tuple(SOLVERS), dtype, marks=pytest.mark.slow) for dtype in certificates.TOL),
+    ],
 )
 def test_enclose_the_exact_values(number, size, solvers, dtype):
     found = [certificates.examine(Batch(dtype, seed, size, size, solvers)) for seed in range(0, number, size)]

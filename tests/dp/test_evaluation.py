@@ -96,6 +96,7 @@ def test_zero_probability_of_a_forbidden_action(random_mdp):
     assert solution.q[1, 0] == -np.inf
 
 
+@pytest.mark.slow
 def test_traced_forbidden_action_does_not_converge(random_mdp):
     mask = np.ones((S, A), bool)
     mask[1, 0] = False
@@ -106,7 +107,7 @@ def test_traced_forbidden_action_does_not_converge(random_mdp):
         assert_array_equal(solution.upper, np.full(S, np.inf))
 
 
-@pytest.mark.parametrize("method", ["direct", "bicgstab"])
+@pytest.mark.parametrize("method", ["direct", pytest.param("bicgstab", marks=pytest.mark.slow)])
 def test_traced_gamma_of_one_neither_raises_nor_hurts_its_neighbours(random_mdp, method):
     mdp, pi = random_mdp(9), jnp.asarray(policies(9)[1])
     at = jax.jit(jax.vmap(lambda gamma: dp.evaluate(mdp._replace(gamma=gamma), pi, method=method)))
@@ -245,7 +246,7 @@ def test_the_policy_of_a_solution_can_be_evaluated(random_mdp):
     assert_allclose(dp.evaluate(random_mdp(1), solved).v, solved.v, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["gmres", "sweeps"])
+@pytest.mark.parametrize("method", [pytest.param("gmres", marks=pytest.mark.slow), "sweeps"])
 def test_undiscounted_within_jit_and_grad(method):
     # Where γ cannot be seen both kinds of bounds are made. d v / d γ = (I - P)^{-1} P v.
     mdp = gamblers_ruin(6)

@@ -95,9 +95,9 @@ def reference(solver: str):
 
 # Enough to run every operation of every form; the rest takes minutes to compile.
 OFTEN = {
-    *(("ragged", solver) for solver in ("gauss_seidel", "prioritised_sweeping", "solve", "soft newton")),
-    *(("successors", solver) for solver in ("prioritised_sweeping", "soft")),
-    *(("steps", solver) for solver in ("gauss_seidel", "modified")),
+    *(("ragged", solver) for solver in ("solve", "soft newton")),
+    ("successors", "prioritised_sweeping"),
+    ("steps", "modified"),
 }
 EVERY = [
     pytest.param(form, solver, marks=() if (form, solver) in OFTEN else pytest.mark.slow)
@@ -119,7 +119,7 @@ def test_every_solver_on_every_form(form, solver):
 @pytest.mark.parametrize(
     ("form", "method"),
     [
-        *(("ragged", method) for method in ("direct", "gmres")),
+        *(pytest.param("ragged", method, marks=pytest.mark.slow) for method in ("direct", "gmres")),
         *(pytest.param("successors", method, marks=pytest.mark.slow) for method in ("direct", "sweeps", "gmres")),
         *(pytest.param("steps", method, marks=pytest.mark.slow) for method in ("sweeps", "gmres")),
         ("steps", "direct"),
@@ -187,6 +187,7 @@ def test_derivatives_on_every_form(form):
     assert_allclose(np.where(MASK, spread(form, found), 0), np.where(MASK, expected, 0), atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [pytest.param("successors", marks=pytest.mark.slow), "ragged"])
 def test_the_slope_in_the_probabilities_is_gamma_times_visits_times_values(form):
     # d v(0) / d p(s'|s, a) = (visits of s under pi) gamma v(s') where a is taken, for every stored probability.

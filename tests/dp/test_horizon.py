@@ -164,7 +164,7 @@ class Exact(NamedTuple):
         return np.array(v)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("num", [BATCH, pytest.param(20 * BATCH, marks=pytest.mark.slow)])
 def test_the_certificate_encloses_the_exact_values(num, dtype):
     cases = [case(seed, dtype) for seed in range(num)]

@@ -285,6 +285,7 @@ def test_large_sparse_models_are_evaluated_without_a_matrix(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.slow
 def test_concrete_policies_beside_traced_choices():
     mdp = dp.from_choices(DATA, INDICES, INDPTR, CHOICES, REWARDS, 0.5)
     pi = np.array([0.5, 0.5, 1.0, 1.0])

@@ -120,6 +120,7 @@ def test_it_agrees_with_policy_iteration(restart, dtype):
     assert_allclose(solution.q, dp.action_values(mdp, solution.v), rtol=1e-5 if dtype == np.float32 else 1e-8)
 
 
+@pytest.mark.slow
 def test_any_order_is_right(random_mdp):
     mdp = dp.as_successors(random_mdp(3))
     S = mdp.size

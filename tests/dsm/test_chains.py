@@ -54,7 +54,7 @@ def saved_and_loaded(key, state):
     return jax.random.wrap_key_data(arrays.pop("key")), type(state)(**arrays)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["ula", "mala", "baoab", pytest.param("tempering", marks=pytest.mark.slow)])
 def test_a_hundred_steps_and_a_hundred_more_are_two_hundred(case):
     step, init = CASES[case]
     key, start = jax.random.key(7), init()
@@ -219,7 +219,7 @@ def chains_of(kind, dtype):
     [
         pytest.param("mixture", jnp.float32, marks=pytest.mark.slow),
         pytest.param("mixture", jnp.float64, marks=pytest.mark.slow),
-        ("network", jnp.float32),
+        pytest.param("network", jnp.float32, marks=pytest.mark.slow),
         pytest.param("network", jnp.float64, marks=pytest.mark.slow),
         pytest.param("mala", jnp.float32, marks=pytest.mark.slow),
         pytest.param("mala", jnp.float64, marks=pytest.mark.slow),
@@ -266,6 +266,7 @@ def test_run_many_refuses_a_tile_of_none():
         langevin.run_many(jax.random.split(jax.random.key(0), 20), step, states, 5, tile=0)
 
 
+@pytest.mark.slow
 def test_a_chain_starts_where_the_density_is_positive():
     with pytest.raises(ValueError, match=r"logdensity\(x\) = -inf at the start"):
         langevin.mala_init(jnp.array([9.0, 0.0]), dsm.checkerboard().logdensity)

@@ -172,6 +172,7 @@ def test_the_claim_of_alternating_chains_is_bounded():
     assert_allclose(ess_of(jnp.asarray(x)), 72 * math.log10(72), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_summary_is_all_of_it_for_any_shape_and_for_the_energy():
     x = autoregressive(0.5, 3, 24, 4)
 

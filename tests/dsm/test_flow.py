@@ -81,7 +81,11 @@ def likelihood(score, sde, num_probes, key, x, rtol=TOLERANCE, atol=TOLERANCE):
     return flow.log_likelihood(key, score_t, x, sde, num_probes=num_probes, t_min=T_MIN, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize(
+    "sde",
+    [SDES[0], *(pytest.param(sde, marks=pytest.mark.slow) for sde in SDES[1:])],
+    ids=lambda sde: type(sde).__name__,
+)
 def test_the_likelihood_of_a_gaussian_is_exact(sde):
     found = jax.jit(partial(likelihood, gaussian_score, sde, None, None))(X)
     assert_allclose(found.value, exact_log_likelihood(sde, X), atol=2e-5)
@@ -106,6 +110,7 @@ def test_the_likelihood_of_a_mixture_is_that_of_its_smoothed_density():
     assert_allclose(found, jax.vmap(target.smooth(std / alpha).logdensity)(x), atol=0.02)
 
 
+@pytest.mark.slow
 def test_probes_are_unbiased_and_their_error_is_known():
     sde, num = VP(), 400
     one = partial(likelihood, gaussian_score, sde, 4, rtol=1e-5, atol=1e-5)

@@ -186,6 +186,7 @@ def test_the_default_step_suits_the_dtype(dtype, tolerance, directions):
     np.testing.assert_allclose(value, sliced(KEY, score, x, directions=directions), rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_gradients_in_the_parameters_are_those_of_the_plain_formulas():
     def network(params, x):
         hidden = jnp.tanh(jnp.matmul(params["W"], x.ravel(), precision="highest"))

@@ -43,6 +43,7 @@ def test_ula_has_the_biased_stationary_variance_of_theory(temperature):
     assert not history.infos.diverged.any()
 
 
+@pytest.mark.slow
 def test_ula_on_a_correlated_gaussian():
     # In the eigenbasis of C with eigenvalue c the stationary variance is c / (1 - h / 2c).
     covariance = np.array([[2.0, 0.8], [0.8, 1.0]])

@@ -103,6 +103,7 @@ def test_moments_at_a_step_where_unadjusted_chains_would_be_wrong(case):
     assert not history.infos.diverged.any()
 
 
+@pytest.mark.slow
 def test_refusals_vanish_with_the_step_as_its_power_three_halves():
     target = dsm.double_wells(D=4)
     x = target.sample(jax.random.key(0), 20_000)
@@ -121,6 +122,7 @@ def test_refusals_vanish_with_the_step_as_its_power_three_halves():
         assert abs(coarse / fine / 2**1.5 - 1) < 0.15
 
 
+@pytest.mark.slow
 def test_nothing_enters_where_the_density_is_zero():
     # An exponential on x > 0: every other proposal from the wall would leave.
     logdensity = lambda x: jnp.where(x[0] > 0, -x[0], -jnp.inf)  # noqa: E731

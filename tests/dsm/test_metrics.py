@@ -149,7 +149,7 @@ def test_frechet_of_covariances_that_do_not_commute():
     assert_allclose(metrics.frechet_distance(jnp.asarray(a @ rotation), jnp.asarray(b @ rotation)), value, rtol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
 def test_frechet_of_singular_covariances(dtype):
     # Embedding in a larger space by an isometry changes nothing; the covariances lose full rank.
     isometry = np.linalg.qr(rng.normal(size=(20, 3)))[0].T
@@ -214,6 +214,7 @@ def test_a_float32_copy_has_distance_zero_far_from_the_origin():
     assert metrics.nearest_neighbour_ratio(train[:5], train, train + 1) == 0
 
 
+@pytest.mark.slow
 def test_the_nearest_of_many_rows_is_the_nearest_by_summed_differences():
     rng = np.random.default_rng(4)
     train, samples = (rng.integers(0, 256, (n, 784)).astype(np.float32) for n in (700, 130))

@@ -101,6 +101,7 @@ def test_examples_may_have_any_shape():
     assert_allclose(found.value, 6 * 1.6, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_training_loss_less_the_floor_is_the_fisher_divergence():
     # A linear score s = b - a x cannot be that of two modes, so that equation (2) ends well above its floor.
     sigma = 0.5
@@ -163,6 +164,7 @@ def test_score_errors_by_density_are_those_of_a_loop():
         assert_allclose(found.relative_rms_error[b], found.rms_error[b] / size, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_the_bins_hold_all_of_the_fisher_divergence():
     x = PLANE.sample(KEY, 23)
     found = by_density(jnp.sin, PLANE, x, num_bins=5)

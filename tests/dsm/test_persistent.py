@@ -132,6 +132,7 @@ def test_under_fixed_parameters_the_chains_reach_the_variance_of_their_dynamics(
     assert infos.diverged.max() == 0
 
 
+@pytest.mark.slow
 def test_training_recovers_the_precision_of_a_gaussian():
     # At rest the chains have the variance of the data: a v (1 - a h / 2) = 1.
     v, h = 0.5, 0.05

@@ -15,6 +15,10 @@ gradients = jax.jit(jax.vmap(lambda target, x: jax.grad(target.logdensity)(x), (
 
 TARGETS = {"ring": ring(1.5, 0.3), "moons": two_moons(0.25), "board": checkerboard(0.4)}
 each_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+# The board takes as long to compile as the others together.
+few_targets = pytest.mark.parametrize(
+    "target", [pytest.param(t, marks=pytest.mark.slow if k == "board" else (), id=k) for k, t in TARGETS.items()]
+)
 
 
 def lattice(spacing, half_width=7.0):
@@ -39,7 +43,7 @@ def test_the_score_is_the_gradient_of_the_logdensity_however_far(target):
     np.testing.assert_allclose(scores(target, jnp.asarray(far)), -far / np.asarray(target.variance), rtol=1e-3, atol=50)
 
 
-@each_target
+@few_targets
 def test_the_derivative_of_the_score_is_the_hessian_of_the_logdensity(target):
     x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 2)))
     got = jax.jit(jax.vmap(jax.jacfwd(target.score)))(x)
@@ -130,6 +134,7 @@ def test_the_moons_against_a_fine_rule(std):
     np.testing.assert_allclose(logdensities(two_moons(std), jnp.asarray(x)), expected, rtol=2e-13, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_the_board_without_noise_is_constant_on_its_black_squares():
     target = checkerboard()
     x = jnp.array([[-3.0, -3.0], [3.9, 3.9], [-3.5, 1.5], [-1.0, -3.0], [1.0, 3.0], [1.0, 3.9], [4.1, 4.1], [-3, 9.0]])
@@ -162,7 +167,7 @@ def test_smoothing_the_sharp_board_is_the_noisy_board():
     np.testing.assert_allclose(smoothed.variance, TARGETS["board"].variance, rtol=1e-15)
 
 
-@each_target
+@few_targets
 def test_float32_stays_float32(target):
     small = jax.tree.map(lambda a: a.astype(jnp.float32), target)
     x = small.sample(jax.random.key(0), 50)

@@ -78,7 +78,15 @@ def test_banana_and_funnel_draws_become_standard_normal_again():
         assert stats.spearmanr(np.abs(straight[i]), np.abs(straight[j])).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("bend, std, spread", [(0.1, 3.0, 1.0), (2.0, 3.0, 0.05), (-1.0, 1.0, 0.2), (0.0, 1.0, 1.0)])
+@pytest.mark.parametrize(
+    "bend, std, spread",
+    [
+        pytest.param(0.1, 3.0, 1.0, marks=pytest.mark.slow),
+        pytest.param(2.0, 3.0, 0.05, marks=pytest.mark.slow),
+        (-1.0, 1.0, 0.2),
+        (0.0, 1.0, 1.0),
+    ],
+)
 def test_smoothing_the_banana_is_convolution_with_the_kernel(bend, std, spread):
     # On and off the parabola, above it where the past of x has two wells, and far away; x_2 is integrated by hand.
     sharp = banana(bend, std, spread)
@@ -188,6 +196,7 @@ def test_wells_draws_have_the_distribution_function_of_the_density():
     )
 
 
+@pytest.mark.slow
 def test_unknown_wells_are_returned_and_not_waited_for():
     target = double_wells(1.0, 1.0)._replace(b=jnp.array([jnp.nan]))
     assert np.all(np.isnan(target.sample(jax.random.key(0), 3)))

@@ -43,6 +43,7 @@ def test_trades_are_of_neighbours_with_the_probability_of_geyer():
     assert_allclose(np.asarray(new.score)[:, :, 0], np.asarray(state.score)[:, 0][places], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_replicas_sample_their_own_temperatures():
     # N(0, 1)^(1/T) = N(0, T), trades or not.
     temperatures = jnp.array([1.0, 2.0, 4.0])

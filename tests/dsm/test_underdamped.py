@@ -44,6 +44,7 @@ def test_positions_on_a_gaussian_are_exact_at_any_stable_step(h, temperature):
     assert not history.infos.diverged.any()
 
 
+@pytest.mark.slow
 def test_moments_along_a_chain_within_the_errors_that_diagnostics_claims():
     target = dsm.gaussian([1.0, -2.0], [[2.0, 0.8], [0.8, 1.0]])
 

@@ -16,6 +16,7 @@ def default_settings():
         yield
 
 
+@pytest.mark.slow
 def test_space_exploration(tmp_path):
     found = space_exploration.main(iterations=3, starts=5, out=tmp_path / "run")["metrics"]
     assert found["claims_that_hold"] == {"float32": 17, "float64": 17}

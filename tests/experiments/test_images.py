@@ -279,7 +279,7 @@ VARIANCE = {
 
 
 @pytest.mark.parametrize(
-    "sampler", [pytest.param(name, marks=() if name in ("heun", "flow") else pytest.mark.slow) for name in VARIANCE]
+    "sampler", [pytest.param(name, marks=() if name == "heun" else pytest.mark.slow) for name in VARIANCE]
 )
 def test_a_network_that_knows_nothing_gives_a_normal_law(sampler, split):
     if sampler == "flow":

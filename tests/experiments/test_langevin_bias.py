@@ -19,6 +19,7 @@ def default_settings():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("h", [0.05, 0.3])
 def test_the_kernel_on_a_grid_knows_a_gaussian(h):
     line = theory.on_a_line(theory.targets()["Gaussian"], 601)
@@ -41,6 +42,7 @@ def test_the_expansion_is_the_slope_of_the_kernels_density(name):
     assert np.sum(line.p * line.change) * line.weight == pytest.approx(0, abs=1e-10)
 
 
+@pytest.mark.slow
 def test_measures_of_exact_draws_and_of_wider_ones():
     line = theory.on_a_line(theory.targets()["Gaussian"], 601)
     x = np.random.default_rng(0).normal(size=(2000, 20))
@@ -82,7 +84,7 @@ def test_without_a_bias_the_total_variation_is_zero_within_its_error():
     assert z.var() == pytest.approx(19 / 17, rel=4 * np.sqrt(2 / 300))
 
 
-@pytest.mark.parametrize("name", ["Gaussian", "two modes"])
+@pytest.mark.parametrize("name", ["Gaussian", pytest.param("two modes", marks=pytest.mark.slow)])
 def test_the_signs_of_the_bias_at_the_largest_step_are_those_at_all(name):
     line = theory.on_a_line(theory.targets()[name], 601)
     small, large = (theory.stationary(line, h) - line.p for h in (0.02, 0.32))

@@ -119,6 +119,7 @@ def test_rms_by_decile_against_a_loop():
                 assert found[i, j, d] == pytest.approx(total**0.5)
 
 
+@pytest.mark.slow
 def test_the_deciles_are_the_bins_of_the_library():
     target = low_density_truth.three_modes()
     x = jax.random.normal(jax.random.key(5), (57, 2)) * 3

@@ -50,6 +50,7 @@ def test_langevin_halves_what_annealing_weighs():
     assert within(float(mixing_modes.heavy(x).mean()), 0.78, 0.005)
 
 
+@pytest.mark.slow
 def test_the_share_attracted_against_a_count():
     target, x = dsm.two_modes(), jax.random.uniform(jax.random.key(3), (100_000, 2), minval=-8.0, maxval=8.0)
     heavier = jax.vmap(dsm.gaussian([5.0, 5.0], 1.0).logdensity)(x) + jnp.log(0.8) > jax.vmap(target.logdensity)(

@@ -110,6 +110,7 @@ def test_larger_images_have_a_larger_classifier_that_reads_them(split):
     assert np.mean(classifier.labels(large.heldout) == large.heldout_labels) > 0.8
 
 
+@pytest.mark.slow
 def test_a_classifier_is_scikit_learns_and_takes_fewer_passes_over_more_images(split, monkeypatch):
     few = split._replace(train=split.train[:150], train_labels=split.train_labels[:150])
     classifier = quality.fit_classifier(few)

@@ -57,7 +57,8 @@ def table(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("sigma_min", [pytest.param(0.1, marks=pytest.mark.slow), 0.6])
+@pytest.mark.slow
+@pytest.mark.parametrize("sigma_min", [0.1, 0.6])
 def test_an_untrained_network_is_the_smoothed_gaussian(sigma_min):
     x = skewed(np.random.default_rng(1), 30)
     x[:, 2] /= 100

@@ -44,7 +44,7 @@ def fails(path: Any, number: str, line: int) -> float:
         (text, "_convert", lambda path, number, line: float(number) * (1 + 1e-9)),
         (text, "_convert", fails),
         (drn, "_labels", lambda path, line, n: []),
-        (prism_text, "LABEL", text.DECIMAL),
+        pytest.param(prism_text, "LABEL", text.DECIMAL, marks=pytest.mark.slow),
     ],
 )
 def test_a_reader_that_is_wrong_is_found_out(

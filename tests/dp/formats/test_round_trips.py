@@ -102,6 +102,7 @@ def test_drn(path: str, parts: dict):
     assert_same(model, formats.read_drn(path, gamma=0.9, substochastic=True))
 
 
+@pytest.mark.slow
 @few
 @given(parts=parts(whole=True))
 def test_drn_of_a_whole_model_needs_no_permission(path: str, parts: dict):
