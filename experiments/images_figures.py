@@ -71,6 +71,7 @@ def completions(
     mask: Bool[np.ndarray, " D"],
     completed: Float[np.ndarray, "N C D"],
     split: Split,
+    classes: bool,
 ) -> Figure:
     """Draw held-out images, below each what is known of it, and then how the model goes on."""
     given = np.where(mask, known, np.nan)
@@ -80,7 +81,8 @@ def completions(
     show(ax, rows.reshape(-1, known.shape[1]), len(rows), len(known), split)
     drawn = 2 + len(completed[0]) // 2
     ax.set_yticks(middles(np.array([0, 1, drawn]), split.shape[0]), ["held out", "known", "drawn"])
-    ax.set(xticks=[], title="the upper half is known, the lower is drawn given it")
+    given_is = "the upper half and the class are known" if classes else "the upper half is known"
+    ax.set(xticks=[], title=f"{given_is}, the lower is drawn given that")
     return figure
 
 

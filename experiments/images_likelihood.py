@@ -37,8 +37,8 @@ def bits(
 
     For the network "hutchinson" is the part of the standard error that comes from the random probes; the rest is that
     of images differing. "uniform" gives every level of grey the same probability. Both densities keep noise of scale
-    sigma_min; none that does can be above (2 pi sigma_min^2)^(-D/2), so that there is a least number of bits: train
-    and ask with a smaller sigma_min where it matters.
+    sigma_min (the network's as far as its score is right); none that does can be above (2 pi sigma_min^2)^(-D/2), so
+    that there is a least number of bits: train and ask with a smaller sigma_min where it matters.
     """
     key_pixels, key_probes, key_images = jax.random.split(key, 3)
     chosen = jax.random.permutation(key_images, len(split.heldout))[:num]

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 import dsm
 from dsm import edm, guidance, reverse
@@ -169,6 +169,11 @@ def sample(key: Key[Array, ""], params: Any, *, model: Model, how: Sampling, num
     return jax.lax.map(lambda each: draw(*each), (jax.random.split(key, num), labels), batch_size=min(TILE, num))
 
 
+def told(model: Model, score: Callable[..., Array], label: Array) -> Callable[..., Array]:
+    """Return the score of a class (guidance of weight 1) by a model that knows classes; of all images by another."""
+    return (lambda x, sigma: score(x, sigma, label)) if model.classes else score
+
+
 def _draw(score: Callable[..., Array], key: Key[Array, ""], label: Array, *, how: Sampling, size: int) -> Array:
     if how.guidance is not None:
         # Weight 1 is the score of the class alone, at half the price.
@@ -200,8 +205,11 @@ def _draw(score: Callable[..., Array], key: Key[Array, ""], label: Array, *, how
 def trajectory(
     key: Key[Array, ""], score: Callable[..., Array], model: Model, how: Sampling, num: int, stops: int = 11
 ) -> tuple[Float[Array, "num stops D"], Float[Array, " stops"]]:
-    """Follow `edm.heun` from noise to images: x / (1 + sigma^2)^(1/2) at some of its levels, the last of them 0."""
-    sigmas = how.sigmas()
+    """Follow `edm.heun` from noise to images: x / (1 + sigma^2)^(1/2) at some of its levels, the last of them 0.
+
+    Labels 0, 1, ... in turn, where the model knows them.
+    """
+    sigmas, labels = how.sigmas(), jnp.arange(num, dtype=jnp.int32) % NUM_CLASSES
     at = np.unique(np.linspace(0, how.levels - 1, stops - 1).round().astype(int))
     size = math.prod(model.shape)
     x = how.sigma_max * jax.random.normal(key, (num, size), jnp.float32)
@@ -210,11 +218,13 @@ def trajectory(
     def path(x: Array) -> Array:
         def step(x: Array, pair: Array) -> tuple[Array, Array]:
             high, low = pair
-            return jax.vmap(lambda x: edm.heun_step(score, x, high, low))(x), x
+            return jax.vmap(lambda x, i: edm.heun_step(told(model, score, i), x, high, low))(x, labels), x
 
         last, before = jax.lax.scan(step, x, jnp.stack([sigmas[:-1], sigmas[1:]], axis=1))
         every = jnp.concatenate([before, last[None]])[at]
-        end = jax.vmap(lambda x: dsm.tweedie(lambda x: score(x, sigmas[-1]), x, sigmas[-1]))(last)
+        end = jax.vmap(lambda x, i: dsm.tweedie(lambda x: told(model, score, i)(x, sigmas[-1]), x, sigmas[-1]))(
+            last, labels
+        )
         return jnp.concatenate([every / jnp.sqrt(1 + sigmas[at] ** 2)[:, None, None], end[None]]).swapaxes(0, 1)
 
     return path(x), jnp.append(sigmas[at], 0.0)
@@ -223,13 +233,16 @@ def trajectory(
 def interpolate(
     key: Key[Array, ""], score: Callable[..., Array], model: Model, how: Sampling, num: int, steps: int
 ) -> Float[Array, "num*steps D"]:
-    """Draw images from noises between two: cos(a) e_1 + sin(a) e_2, 0 <= a <= pi/2, which all are N(0, I)."""
-    sigmas = how.sigmas()
+    """Draw images from noises between two: cos(a) e_1 + sin(a) e_2, 0 <= a <= pi/2, which all are N(0, I).
+
+    Every pair has one label, 0, 1, ... in turn, where the model knows them.
+    """
+    sigmas, labels = how.sigmas(), jnp.repeat(jnp.arange(num, dtype=jnp.int32) % NUM_CLASSES, steps)
     size = math.prod(model.shape)
     first, second = jax.random.normal(key, (2, num, 1, size), jnp.float32)
     angle = jnp.linspace(0, jnp.pi / 2, steps, dtype=jnp.float32)[None, :, None]
     x = how.sigma_max * (jnp.cos(angle) * first + jnp.sin(angle) * second).reshape(-1, size)
-    return jax.jit(jax.vmap(lambda x: edm.heun(score, x, sigmas)))(x)
+    return jax.jit(jax.vmap(lambda x, i: edm.heun(told(model, score, i), x, sigmas)))(x, labels)
 
 
 def by_class(
@@ -250,16 +263,21 @@ def upper_half(shape: tuple[int, ...]) -> Bool[np.ndarray, " D"]:
 def complete(
     key: Key[Array, ""],
     score: Callable[..., Array],
+    model: Model,
     known: Float[Array, "num D"],
+    labels: Int[Array, " num"],
     mask: Bool[Array, " D"],
     how: Sampling,
     each: int,
 ) -> Float[Array, "num each D"]:
-    """Draw `each` completions of every image, of which what stands under the mask is known, by `guidance.inpaint`."""
+    """Draw `each` completions of every image, of which what stands under the mask is known, by `guidance.inpaint`.
+
+    The label is known too, where the model knows labels.
+    """
     sigmas, num = how.sigmas(), known.shape[0]
 
-    def one(key: Array, x: Array) -> Array:
-        return guidance.inpaint(key, score, x, mask, sigmas, resamples=10)
+    def one(key: Array, x: Array, label: Array) -> Array:
+        return guidance.inpaint(key, told(model, score, label), x, mask, sigmas, resamples=10)
 
     keys = jax.random.split(key, (num, each))
-    return jax.jit(jax.vmap(jax.vmap(one, in_axes=(0, None))))(keys, known)
+    return jax.jit(jax.vmap(jax.vmap(one, in_axes=(0, None, None))))(keys, known, labels)

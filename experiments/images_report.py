@@ -83,9 +83,10 @@ def figures(
     keys = jax.random.split(jax.random.fold_in(jax.random.key(a["seed"]), 5), 4)
     path, sigmas = images_model.trajectory(keys[0], score, model, how, 8)
     between = model.pixels(np.asarray(images_model.interpolate(keys[1], score, model, how, 6, 11)))
-    known, mask = real.heldout[rng.permutation(len(real.heldout))[:10]], images_model.upper_half(split.shape)
+    chosen, mask = rng.permutation(len(real.heldout))[:10], images_model.upper_half(split.shape)
+    known, labels = real.heldout[chosen], jnp.asarray(real.heldout_labels[chosen], jnp.int32)
     x = jax.vmap(model.middle)(jnp.asarray(known, jnp.float32))
-    completed = np.asarray(images_model.complete(keys[2], score, x, jnp.asarray(mask), how, 5))
+    completed = np.asarray(images_model.complete(keys[2], score, model, x, labels, jnp.asarray(mask), how, 5))
     completed = np.where(mask, known[:, None], model.pixels(completed))
     drawn = {
         "samples": images_figures.samples(generated, rng.permutation(real.heldout), split),
@@ -93,7 +94,7 @@ def figures(
         "trajectory": images_figures.trajectory(model.shades(np.asarray(path)), np.asarray(sigmas), split),
         "neighbours": images_figures.neighbours(generated[:12], split),
         "interpolation": images_figures.interpolation(between, split),
-        "completions": images_figures.completions(known, mask, completed, split),
+        "completions": images_figures.completions(known, mask, completed, split, model.classes),
     }
     if model.classes:
         weights = 1.0, 3.0

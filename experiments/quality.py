@@ -61,6 +61,8 @@ class Classifier(NamedTuple):
     std: float
     layers: list[tuple[np.ndarray, np.ndarray]]
     """Weights [in, out] and biases [out], the last layer included."""
+    classes: Int[np.ndarray, " C"]
+    """The label of each output; of two labels, which share one output, the second is where it is positive."""
 
     def features(self, pixels: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N F"]:
         """Activations of the last hidden layer."""
@@ -72,7 +74,10 @@ class Classifier(NamedTuple):
     def labels(self, pixels: Float[np.ndarray, "N D"]) -> Int[np.ndarray, " N"]:
         """The digit that it reads in each image."""
         weight, bias = self.layers[-1]
-        return np.argmax(self.features(pixels) @ weight + bias, axis=1)
+        outputs = self.features(pixels) @ weight + bias
+        if len(self.classes) == 2:
+            outputs = np.concatenate([-outputs, outputs], axis=1)
+        return self.classes[np.argmax(outputs, axis=1)]
 
 
 def fit_classifier(split: Split) -> Classifier:
@@ -85,7 +90,7 @@ def fit_classifier(split: Split) -> Classifier:
         # That it could go on.
         warnings.simplefilter("ignore", ConvergenceWarning)
         network.fit((split.train - mean) / std, split.train_labels)
-    return Classifier(mean, std, list(zip(network.coefs_, network.intercepts_, strict=True)))
+    return Classifier(mean, std, list(zip(network.coefs_, network.intercepts_, strict=True)), network.classes_)
 
 
 def classes_per_draw(classifier: Classifier, sets: list[np.ndarray]) -> Float[np.ndarray, " C"]:
@@ -130,6 +135,9 @@ def baselines(rng: np.random.Generator, split: Split, num: int, draws: int) -> d
         "copies": lambda: rng.choice(train, num),
     }
     for components, gaussians in MIXTURES[: 1 if train.shape[1] <= 64 else None]:
+        # Few images, or small ones, have no so many components.
+        if components > min(train.shape) or gaussians > len(train):
+            continue
         samplers[f"{gaussians} Gaussians, {components} components"] = _mixture(rng, train, components, gaussians, num)
     samplers["one Gaussian"] = lambda: mean + rng.standard_normal((num, len(mean))) @ root
     samplers["independent pixels"] = lambda: rng.permuted(rng.choice(train, num), axis=0)
@@ -203,7 +211,7 @@ def tabulate(summaries: dict[str, dict[str, dict]], title: str, goal: dict[str, 
         "Fréchet distance (less is better) and coverage (more is) by a small classifier's features; both depend on the "
         "number of images. Nearest neighbour: median distance to the training half over that of held-out images; 0 is "
         "copying, 1 like new ones. Training half: real images without repeats; copies: with repeats. ±: standard "
-        "errors over draws."
+        "errors over draws, which overlap for the training half."
     )
     table = Table("images", "Fréchet", "coverage", "by pixels", "nearest neighbour", title=title, caption=caption)
     for name, summary in summaries.items():

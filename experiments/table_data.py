@@ -57,7 +57,7 @@ def load_table(name_or_path: str | Path, *, seed: int = 0, heldout: float = 0.2)
 
     Raises FileNotFoundError for a file that is not there, and ValueError, which names the file and the line and column
     or the array and index, for cells that are empty, no numbers or not finite, rows of different length, and columns
-    that the training rows cannot standardise.
+    that the training rows cannot standardise or that follow from others.
     """
     require(0 <= seed < 2**32, f"seed must be 0 to {2**32 - 1}, got {seed}")
     require(0 < heldout < 1, f"heldout must be in (0, 1), got {heldout}")
@@ -102,4 +102,9 @@ def _standardise(
     for column, s, *x in zip(columns, std, x_train.T, x_heldout.T, strict=True):
         fine = 0 < s < math.inf and all(np.isfinite(part).all() for part in x)
         require(fine, f"{source}: column {column!r}: its standard deviation is {s:.3g}; it needs other units")
+    # Rows on a plane have no density. Where they are no more than columns they lie on one by their number alone.
+    if len(train) > len(columns) > np.linalg.matrix_rank(x_train):
+        ranks = [np.linalg.matrix_rank(x_train[:, : i + 1]) for i in range(len(columns))]
+        column = columns[next(i for i, rank in enumerate(ranks) if rank <= i)]
+        require(False, f"{source}: column {column!r} is a sum of multiples of those before it: leave it out")
     return TableSplit(x_train, x_heldout, columns, name, mean, std)

@@ -52,7 +52,8 @@ def main(
     """Compare the held-out log-likelihood of a score network, a Gaussian, a mixture of them, and kernels.
 
     Args:
-        table: wine, breast_cancer, or a file .csv or .npz.
+        table: wine, breast_cancer, or a file: .csv, numbers below a line of names or not, every cell filled; .npz,
+            an array x, or train and heldout. Columns of few values have no density: add noise to them first.
         splits: into training and held-out rows, with seeds `seed`, `seed` + 1, ...
         heldout: share of the rows that is held out.
         folds: of the training rows, by which everything is chosen, of the baselines too.
@@ -77,7 +78,8 @@ def main(
     record.require_run(seed, out)
     parts = [load_table(table, seed=seed + i, heldout=heldout) for i in range(splits)]
     one = splits > 1 and np.array_equal(parts[0].train, parts[1].train)
-    record.require(not one, f"splits must be 1 for {table}, which brings its own split, got {splits}")
+    why = "brings its own split, or too few rows for another"
+    record.require(not one, f"splits must be 1 for {table}, which {why}, got {splits}")
     record.require(
         folds <= len(parts[0].train), f"folds must be at most the {len(parts[0].train)} training rows, got {folds}"
     )
@@ -92,7 +94,7 @@ def main(
             # Before the baselines, which take a while: another run's folder is refused here.
             trained, best = fit(clock, bar, i, network, own, arguments)
             with single_threaded():
-                logs, choice = models.baselines(split.train, split.heldout, cut, own.coordinates, seed + i)
+                logs, choice = models.baselines(split.train, split.heldout, cut, own, seed + i)
             sigma_min = min(sigmas, key=lambda sigma: _order(best.numbers[models.name_of(sigma)]))
             params = jax.tree.map(lambda p: p[folds], best.state.ema)
             z = jnp.asarray(own.coordinates.of(split.heldout), jnp.float32)

@@ -161,6 +161,15 @@ def test_columns_that_cannot_be_standardised_are_named(tmp_path):
         load_table(tmp_path / "held.npz")
 
 
+def test_a_column_that_follows_from_others_is_named(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(20, 3))
+    rows = np.column_stack([rows, 2 * rows[:, 0] - rows[:, 2] + 1, rows[:, 1] ** 2])
+    with pytest.raises(ValueError, match=r"w\.csv: column 'd' is a sum of multiples of those before it"):
+        load_table(write_csv(tmp_path / "w.csv", rows, "a,b,c,d,e\n"))
+    # Few rows always lie on a plane; a covariance that is shrunk does without.
+    assert load_table(write_csv(tmp_path / "w.csv", rows[:6], "a,b,c,d,e\n")).train.shape == (4, 5)
+
+
 def broken_arrays():
     nan = ROWS.copy()
     nan[3, 1] = np.nan

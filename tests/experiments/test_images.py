@@ -245,9 +245,14 @@ def test_an_impossible_argument_is_named_and_nothing_is_written(name, value, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_what_needs_something_else_and_a_folder_that_cannot_be_written(tmp_path):
+def test_what_needs_something_else_and_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="guidance needs --classes"):
         images.main(**TINY, guidance=1.5, out=tmp_path / "out")
+    few = data.digits()
+    few = few._replace(train_labels=np.where(few.train_labels == 3, 8, few.train_labels))
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"there are none of \[3\]"):
+        patch.setattr(data, "load", lambda *_, **__: few)
+        images.main(**TINY, classes=True, out=tmp_path / "out")
     with pytest.raises(ValueError, match="likelihood needs --dequantise"):
         images.main(**TINY, likelihood=10, out=tmp_path / "out")
     with pytest.raises(ValueError, match="several processes need a --coordinator"):
@@ -380,7 +385,8 @@ def test_completions_keep_what_is_known(split):
     mask = images_model.upper_half((8, 8))
     assert_array_equal(mask, [True] * 32 + [False] * 32)
     known = jnp.asarray(model.scaling.standardise(split.heldout[:2]), jnp.float32)
-    x = images_model.complete(jax.random.key(1), model.score(params), known, jnp.asarray(mask), HEUN, 3)
+    zeros, where = jnp.zeros(2, jnp.int32), jnp.asarray(mask)
+    x = images_model.complete(jax.random.key(1), model.score(params), model, known, zeros, where, HEUN, 3)
     assert x.shape == (2, 3, 64)
     assert_array_equal(x[:, :, mask], np.broadcast_to(known[:, None, mask], (2, 3, 32)))
     # Three different ones.

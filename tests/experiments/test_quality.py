@@ -129,6 +129,22 @@ def test_a_classifier_is_scikit_learns_and_takes_fewer_passes_over_more_images(s
     assert passes == [150, 50, 10]
 
 
+@pytest.mark.parametrize("digits", [(7, 9), (3, 7, 9)])
+def test_a_classifier_of_few_labels_tells_those(split, digits):
+    chosen = np.isin(split.train_labels, digits)
+    few = split._replace(train=split.train[chosen], train_labels=split.train_labels[chosen])
+    classifier = quality.fit_classifier(few)
+    assert np.mean(classifier.labels(few.train) == few.train_labels) > 0.99
+    assert quality.classes_per_draw(classifier, [few.train]).nonzero()[0].tolist() == list(digits)
+
+
+@pytest.mark.parametrize(("images", "side"), [(25, 8), (200, 4)])
+def test_mixtures_of_more_components_than_there_are_are_left_out(split, images, side):
+    few = split._replace(train=split.train[:images, : side**2])
+    names = quality.baselines(np.random.default_rng(0), few, 10, 1)
+    assert list(names) == ["training half", "copies", "one Gaussian", "independent pixels"]
+
+
 def test_a_mixture_does_not_know_how_many_levels_of_grey_there_are(split):
     # A ridge in units of pixels would. Some images are the same. Sixteen times: so that rounding agrees.
     train = np.concatenate([split.train[:200], np.repeat(split.train[:1], 30, axis=0)])

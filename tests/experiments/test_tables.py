@@ -145,8 +145,9 @@ def test_validation_is_by_the_networks_that_have_not_seen_a_row():
 def test_baselines_are_what_their_names_say(few):
     rng = np.random.default_rng(5)
     x, heldout = rng.normal(size=(30, 2)) @ [[1.0, 0.5], [0.0, 0.4]], rng.normal(size=(7, 2))
-    own = tables_models.coordinates(x, 0.0)
-    found, chosen = tables_models.baselines(x, heldout, KFold(3, shuffle=True, random_state=0), own, 0)
+    folds = KFold(3, shuffle=True, random_state=0)
+    own = tables_models.views(x, folds)._replace(coordinates=tables_models.coordinates(x, 0.0), shrinkage=0.0)
+    found, chosen = tables_models.baselines(x, heldout, folds, own, 0)
     covariance = np.cov(x.T, bias=True) + 1e-6 * np.eye(2)
     gauss = multivariate_normal(x.mean(axis=0), covariance).logpdf(heldout)
     assert_allclose(found[tables_models.GAUSSIAN], gauss, rtol=1e-9)
@@ -155,6 +156,45 @@ def test_baselines_are_what_their_names_say(few):
         logs = [multivariate_normal(row, width**2 * kernel).logpdf(heldout) for row in x]
         assert_allclose(found[name], logsumexp(logs, axis=0) - math.log(len(x)), rtol=1e-5)
     assert set(chosen[tables_models.MIXTURE]) == {"n_components", "covariance_type", "reg_covar"}
+
+
+def test_kernels_are_whitened_without_the_fold_that_chooses_their_width(monkeypatch):
+    # Where a fold has a say in the whitening its rows look nearer than new ones.
+    x = np.random.default_rng(0).normal(size=(12, 3)) * [1.0, 5.0, 0.1]
+    widths, folds = [0.2, 0.4, 0.8, 1.2, 1.6], KFold(3, shuffle=True, random_state=0)
+    monkeypatch.setattr(tables_models, "MIXTURES", {"n_components": [1]})
+    monkeypatch.setattr(tables_models, "BANDWIDTHS", {"bandwidth": widths})
+    own = tables_models.views(x, folds)._replace(coordinates=tables_models.coordinates(x, 0.0), shrinkage=0.0)
+
+    def left_out(width, whole):
+        logs = []
+        for train, rest in folds.split(x):
+            covariance = np.cov((x if whole else x[train]).T, bias=True) + 1e-6 * np.eye(3)
+            each = [multivariate_normal(row, width**2 * covariance).logpdf(x[rest]) for row in x[train]]
+            logs.append(logsumexp(each, axis=0))
+        return np.concatenate(logs).mean()
+
+    best, leaky = (max(widths, key=lambda width: left_out(width, whole)) for whole in (False, True))
+    assert tables_models.baselines(x, x, folds, own, 0)[1][tables_models.WHITENED] == {"bandwidth": best}
+    assert best > leaky
+
+
+@pytest.mark.slow
+def test_every_row_is_validated_by_a_probe_of_its_own():
+    x = skewed(np.random.default_rng(4), 6)
+    views = tables_models.views((x - x.mean(axis=0)) / x.std(axis=0), KFold(2, shuffle=True, random_state=0))
+    noise = iter(jax.random.split(jax.random.key(2), 100))
+    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(noise), p.shape), init(3, 1))
+    rows = jnp.repeat(jnp.asarray(views.rows)[:1], 200, axis=0)
+    validate = jax.jit(partial(tables_models.validate, network=NETWORK, sigmas=(0.6,)))
+
+    def found(rows):
+        keys = jax.random.split(jax.random.key(3), 8)
+        return np.array([validate(key, params, (rows, jnp.asarray(views.log_jacobians)))["validation"] for key in keys])
+
+    one, many = found(rows[:1]), found(rows)
+    # The error of a mean over 200 probes; that of one probe for all rows would be as large as of one.
+    assert one.std() > 0.01 and many.std() < 0.3 * one.std()
 
 
 def test_the_errors_of_splits_that_share_rows():
