@@ -104,7 +104,6 @@ def _standardise(
         require(fine, f"{source}: column {column!r}: its standard deviation is {s:.3g}; it needs other units")
     # Rows on a plane have no density. Where they are no more than columns they lie on one by their number alone.
     if len(train) > len(columns) > np.linalg.matrix_rank(x_train):
-        ranks = [np.linalg.matrix_rank(x_train[:, : i + 1]) for i in range(len(columns))]
-        column = columns[next(i for i, rank in enumerate(ranks) if rank <= i)]
-        require(False, f"{source}: column {column!r} is a sum of multiples of those before it: leave it out")
+        column = next(name for i, name in enumerate(columns) if np.linalg.matrix_rank(x_train[:, : i + 1]) <= i)
+        raise ValueError(f"{source}: column {column!r} is a sum of multiples of those before it: leave it out")
     return TableSplit(x_train, x_heldout, columns, name, mean, std)

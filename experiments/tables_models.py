@@ -180,20 +180,24 @@ def baselines(
     gauss = GaussianMixture(1).fit(x)
     mixture = GridSearchCV(GaussianMixture(random_state=seed, n_init=2), MIXTURES, cv=folds).fit(x)
     kernels = GridSearchCV(KernelDensity(), BANDWIDTHS, cv=folds).fit(x)
-    z, z_heldout = own.coordinates.of(x), own.coordinates.of(heldout)
-    bandwidth = max(BANDWIDTHS["bandwidth"], key=lambda width: _left_out(x, folds, own.shrinkage, width))
-    whitened = KernelDensity(bandwidth=bandwidth).fit(z)
+    bandwidth = _bandwidth(x, folds, own.shrinkage)
+    whitened = KernelDensity(bandwidth=bandwidth).fit(own.coordinates.of(x))
     found = {
         GAUSSIAN: gauss.score_samples(heldout),
         MIXTURE: mixture.best_estimator_.score_samples(heldout),
         KERNELS: kernels.best_estimator_.score_samples(heldout),
-        WHITENED: whitened.score_samples(z_heldout) + own.coordinates.log_jacobian,
+        WHITENED: whitened.score_samples(own.coordinates.of(heldout)) + own.coordinates.log_jacobian,
     }
     chosen = {MIXTURE: mixture.best_params_, KERNELS: kernels.best_params_, WHITENED: {"bandwidth": bandwidth}}
     return found, chosen
 
 
-def _left_out(x: Float[np.ndarray, "N D"], folds: KFold, shrinkage: float, bandwidth: float) -> float:
-    """Sum over folds of log p by kernels in coordinates that the fold was kept from too, but for their Jacobian."""
+def _bandwidth(x: Float[np.ndarray, "N D"], folds: KFold, shrinkage: float) -> float:
+    """Choose that of kernels in coordinates that each fold is kept from too; their Jacobians are the same for all."""
     parts = [(coordinates(x[train], shrinkage), x[train], x[rest]) for train, rest in folds.split(x)]
-    return sum(KernelDensity(bandwidth=bandwidth).fit(own.of(a)).score(own.of(b)) for own, a, b in parts)
+    parts = [(own.of(train), own.of(rest)) for own, train, rest in parts]
+
+    def score(bandwidth: float) -> float:
+        return sum(KernelDensity(bandwidth=bandwidth).fit(train).score(rest) for train, rest in parts)
+
+    return max(BANDWIDTHS["bandwidth"], key=score)

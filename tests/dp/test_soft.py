@@ -138,7 +138,9 @@ def test_a_traced_temperature_that_is_none_certifies_nothing(random_mdp, bad):
     assert not np.isfinite(solution.lower).any()
 
 
-@pytest.mark.parametrize("solver", ["sweeps", pytest.param("newton", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "solver", [pytest.param(name, marks=pytest.mark.slow if name == "newton" else ()) for name in SOLVERS]
+)
 def test_an_episode_that_has_ended_is_worth_nothing(solver):
     # The same problem with a terminal state and without it: no entropy is won after the end.
     P = np.array([[[0, 1.0], [0.5, 0.5]], [[0, 0], [0, 0]]])

@@ -54,7 +54,9 @@ def saved_and_loaded(key, state):
     return jax.random.wrap_key_data(arrays.pop("key")), type(state)(**arrays)
 
 
-@pytest.mark.parametrize("case", ["ula", "mala", "baoab", pytest.param("tempering", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=pytest.mark.slow if name == "tempering" else ()) for name in CASES]
+)
 def test_a_hundred_steps_and_a_hundred_more_are_two_hundred(case):
     step, init = CASES[case]
     key, start = jax.random.key(7), init()
