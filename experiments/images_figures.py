@@ -14,7 +14,7 @@ from experiments.data import NUM_CLASSES, Split
 
 def samples(generated: Float[np.ndarray, "N D"], heldout: Float[np.ndarray, "M D"], split: Split) -> Figure:
     """Draw the first 100 generated images beside as many held-out ones; none is chosen."""
-    figure = Figure(figsize=(10, 5.2), layout="constrained")
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
     for ax, title, images in zip(figure.subplots(1, 2), ("generated", "held out"), (generated, heldout), strict=True):
         show(ax, images, 8 if len(images) < 100 else 10, 8 if len(images) < 100 else 10, split)
         ax.set(title=title, xticks=[], yticks=[])

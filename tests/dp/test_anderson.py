@@ -51,7 +51,7 @@ def test_memory_of_one_is_value_iteration(random_mdp):
     assert_allclose(one.v, plain.v, rtol=1e-13)
 
 
-@pytest.mark.parametrize("memory", [2, 5, 20])
+@pytest.mark.parametrize("memory", [pytest.param(2, marks=pytest.mark.slow), 5, 20])
 def test_converges_where_policies_change_on_the_way(memory):
     # From far away, at random: every mixture before the last policy is an extrapolation across kinks.
     mdp = dp.problems.garnet(12, 4, 2, gamma=0.97, seed=3)

@@ -60,13 +60,12 @@ def assert_equals_the_loop(together: dp.Solution, alone: list[dp.Solution]) -> N
     [
         pytest.param("synchronous", "gamma", marks=pytest.mark.slow),
         ("synchronous", "everything"),
-        ("in place", "everything"),
+        pytest.param("in place", "everything", marks=pytest.mark.slow),
         pytest.param("exact", "rewards", marks=pytest.mark.slow),
         ("exact", "everything"),
         ("modified", "everything"),
         *(pytest.param(name, "everything", marks=pytest.mark.slow) for name in RARE),
-        ("anderson", "everything"),
-        ("bicgstab", "everything"),
+        *(pytest.param(name, "everything", marks=pytest.mark.slow) for name in ("anderson", "bicgstab")),
         pytest.param("soft, exact", "everything", marks=pytest.mark.slow),
     ],
 )

@@ -29,7 +29,7 @@ def policies(seed: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["deterministic", "stochastic"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.slow if m == "gmres" else ()) for m in METHODS])
 def test_value_of_a_policy(random_mdp, method, kind):
     for seed in range(5):
         mdp, pi = random_mdp(seed), policies(seed)[kind]
@@ -166,7 +166,7 @@ def test_bad_settings(random_mdp):
         dp.evaluate(mdp, policy, method="krylov")
 
 
-@pytest.mark.parametrize("S", [5, 40])  # eliminated here, and by LAPACK
+@pytest.mark.parametrize("S", [5, pytest.param(40, marks=pytest.mark.slow)])  # eliminated here, and by LAPACK
 def test_direct_alone_in_batches_and_differentiated(S):
     mdp = dp.problems.garnet(S, 2, 3, gamma=0.9, seed=0)
     chain = dp.induce(mdp, jnp.zeros(S, int))
@@ -196,7 +196,13 @@ def gamblers_ruin(S: int, dtype: type = np.float64) -> dp.MDP:
 
 
 @pytest.mark.parametrize(
-    ("method", "dtype"), [*((method, np.float64) for method in METHODS), ("direct", np.float32)], ids=str
+    ("method", "dtype"),
+    [
+        ("direct", np.float32),
+        ("sweeps", np.float64),
+        *(pytest.param(m, np.float64, marks=pytest.mark.slow) for m in METHODS if m != "sweeps"),
+    ],
+    ids=str,
 )
 def test_undiscounted_episodes_that_end(method, dtype):
     # The expected duration of the fair game is (s + 1) (S - s).
@@ -209,7 +215,7 @@ def test_undiscounted_episodes_that_end(method, dtype):
     assert solution.v.dtype == dtype
 
 
-@pytest.mark.parametrize("method", ["direct", "bicgstab"])
+@pytest.mark.parametrize("method", ["direct", pytest.param("bicgstab", marks=pytest.mark.slow)])
 def test_undiscounted_episodes_that_never_end_have_no_value(method):
     mdp = gamblers_ruin(4)
     endless = mdp._replace(P=mdp.P.at[0, 0, 0].set(0.5).at[3, 0, 3].set(0.5))

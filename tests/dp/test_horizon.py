@@ -236,6 +236,7 @@ def test_a_long_horizon_is_an_infinite_one(random_mdp):
 # Transformations
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_finite_differences():
     mdp = staged(3)
     pi, weights = policies(mdp)["distributions"], np.random.default_rng(0).normal(size=(2, H + 1, S))

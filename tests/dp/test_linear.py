@@ -11,6 +11,7 @@ from dp import linear
 from dp.bellman import sweep
 
 METHODS = ["gmres", "bicgstab"]
+FEW = [pytest.param("gmres", marks=pytest.mark.slow), "bicgstab"]
 
 
 def random_chain(S: int, gamma: float, dtype: type = np.float64) -> dp.MRP:
@@ -50,14 +51,14 @@ def test_a_failing_method_is_no_worse_than_a_sweep(method):
         v = found
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FEW)
 def test_nothing_left_to_do_is_done(method):
     chain = random_chain(6, 0.5)
     v = jnp.zeros(6)
     assert_array_equal(linear.krylov(chain._replace(r=v), v, method=method, forcing=0.1), v)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FEW)
 def test_tiny_rewards_do_not_underflow(method):
     chain = random_chain(20, 0.9, np.float32)
     small = chain._replace(r=chain.r * np.float32(1e-30))

@@ -116,7 +116,9 @@ def test_sweeps_end_at_the_floor(random_mdp, sweeps):
     assert (np.asarray(solution.lower) <= v).all() and (v <= np.asarray(solution.upper)).all()
 
 
-@pytest.mark.parametrize("solver", [dp.policy_iteration, dp.modified_policy_iteration])
+@pytest.mark.parametrize(
+    "solver", [pytest.param(dp.policy_iteration, marks=pytest.mark.slow), dp.modified_policy_iteration]
+)
 def test_a_tolerance_beyond_the_dtype_proves_nothing_false(random_mdp, solver):
     # The loop does not begin: what is said of the start must hold all the same.
     P, R = np.array([[[0.0], [0.0]]], np.float32), np.array([[1.0, 5.0]], np.float32)
@@ -182,7 +184,7 @@ def test_unknown_methods(random_mdp):
         dp.inexact_policy_iteration(random_mdp(0), method="cg")
 
 
-@pytest.mark.parametrize("solver", ["exact", "adaptive", "gmres"])
+@pytest.mark.parametrize("solver", ["exact", "adaptive", pytest.param("gmres", marks=pytest.mark.slow)])
 def test_every_kind_of_start(random_mdp, solver):
     mdp = random_mdp(6, gamma=0.99)
     cold = SOLVERS[solver](mdp, jnp.zeros(4, int))

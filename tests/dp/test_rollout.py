@@ -144,6 +144,7 @@ def test_time_that_ran_out_is_not_the_end():
     assert_array_equal(done, [False, True, True, True])
 
 
+@pytest.mark.slow
 def test_a_gambler_wins_as_often_as_he_should():
     # Any stake is as likely as any other. An episode earns, with each stake that may reach the goal, 0.4.
     mdp, n = gambler(0.4, goal=8), np.array([1, 1, 2, 3, 4, 3, 2, 1, 1])

@@ -57,7 +57,7 @@ def test_both_agree(random_mdp):
         assert newton.iterations < 12
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_bounds_hold_the_exact_value(random_mdp, dtype):
     # In 50 digits: iterate T_τ on the stored floats until nothing moves.
     mdp, tau = random_mdp(5, S=3, A=3, gamma=0.8, dtype=dtype), Decimal("0.25")

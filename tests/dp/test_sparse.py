@@ -185,7 +185,7 @@ def test_groups_hold_everything_once_and_waste_little(counts):
         assert (2 * size <= 3 * np.array(counts)[members]).all()
 
 
-@pytest.mark.parametrize("longest", [3, UNROLLED + 5, LONG + 30])
+@pytest.mark.parametrize("longest", [3, UNROLLED + 5, pytest.param(LONG + 30, marks=pytest.mark.slow)])
 def test_rows_of_any_length(longest):
     rng = np.random.default_rng(longest)
     S, C = 120, 40

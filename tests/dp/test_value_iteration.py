@@ -82,6 +82,7 @@ def test_a_block_of_all_states_is_a_synchronous_sweep(random_mdp):
     assert_allclose(blocks.v, dp.value_iteration_history(mdp, None, 3).v, rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_in_place_needs_fewer_sweeps():
     # Along the flow of value a sweep in place does the work of many.
     mdp = dp.problems.corridor(60, gamma=0.95, slip=0.02)

@@ -109,7 +109,7 @@ def test_without_slip_the_value_is_known():
 
 
 @pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
-@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("restart", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_it_agrees_with_policy_iteration(restart, dtype):
     mdp = grid(0.3, restart=restart, seed=1, dtype=dtype)
     solution = dp.wavefront_iteration(mdp, tol=0.1 if dtype == np.float32 else 1e-6)

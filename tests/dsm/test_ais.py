@@ -53,6 +53,7 @@ def test_log_z_is_right_within_an_error_that_is_right(dim):
     assert abs(np.std((log_z - LOG_Z) / standard_error, ddof=1) - 1) < 4 / np.sqrt(60)
 
 
+@pytest.mark.slow
 def test_the_reverse_is_right_within_its_error_too():
     estimate = chains(ais.reverse, MIXTURES[1], BASES[1], jax.random.key(0), LADDER, 0.4)
     assert abs(estimate.log_z - LOG_Z) < 3 * estimate.standard_error < 0.1
@@ -62,6 +63,7 @@ def test_the_reverse_is_right_within_its_error_too():
     assert abs(np.std((-log_inverse - LOG_Z) / standard_error, ddof=1) - 1) < 5 / np.sqrt(60)
 
 
+@pytest.mark.slow
 def test_z_is_unbiased_however_bad_the_steps_are_and_log_z_errs_low():
     # Most proposals are refused, and of 20 rungs only three are anything.
     betas = jnp.minimum(jnp.arange(21.0) / 3, 1.0)

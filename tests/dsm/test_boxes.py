@@ -122,6 +122,7 @@ def test_free_flight_between_mirrors_keeps_its_speed_and_fills_the_box():
     assert_allclose(last.x, [bounce(straight[0], 0, 1)[0], bounce(straight[1], 0, 3)[0]], atol=1e-11)
 
 
+@pytest.mark.slow
 def test_with_friction_it_fills_the_box_evenly():
     box, score = boxes.box(0.0, jnp.array([1.0, 3.0])), lambda x: 0.0 * x
     keys = jax.random.split(jax.random.key(0), 5000)

@@ -55,7 +55,7 @@ def saved_and_loaded(key, state):
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(name, marks=pytest.mark.slow if name == "tempering" else ()) for name in CASES]
+    "case", [pytest.param(name, marks=pytest.mark.slow if name in ("tempering", "mala") else ()) for name in CASES]
 )
 def test_a_hundred_steps_and_a_hundred_more_are_two_hundred(case):
     step, init = CASES[case]
@@ -120,6 +120,7 @@ def temporary_bytes(num_steps, num_chains=10_000):
     return memory.temp_size_in_bytes, memory.output_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_steps():
     few, many = temporary_bytes(1000), temporary_bytes(1_000_000)
     assert few == many

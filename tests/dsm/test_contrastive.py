@@ -30,7 +30,7 @@ def gradient(precision, key, x, num_steps):
     return jax.grad(loss)(precision)
 
 
-@pytest.mark.parametrize("num_steps", [1, 5, 60])
+@pytest.mark.parametrize("num_steps", [1, 5, pytest.param(60, marks=pytest.mark.slow)])
 def test_the_gradient_on_a_gaussian_is_that_of_the_variances(num_steps):
     # Langevin steps on a x^2 / 2 take variance v to (1 - a h)^2 v + 2 h, and E_a = x^2 / 2.
     v = 0.4
@@ -127,6 +127,7 @@ def test_in_a_box_no_chain_runs_away():
     assert not diverged.any() and jnp.abs(x_negative).max() <= 4
 
 
+@pytest.mark.slow
 def test_training_by_contrastive_divergence_recovers_a_precision():
     # The fixed point of CD-k is where the chains keep the data's variance: a v (1 - a h / 2) = 1 for any k.
     v, h = 0.5, 0.1

@@ -89,6 +89,7 @@ def test_autocorrelation_is_the_direct_sum():
         assert_allclose(found[c, lag, i], expected, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_ess_and_error_of_autoregressive_chains():
     chains, draws, coordinates = 4, 5000, 40
     squares = []

@@ -110,7 +110,7 @@ def inpaint_many(keys, known, mask, sigmas, resamples):
     return jax.vmap(lambda key: inpaint(key, correlated_score, known, mask, sigmas, resamples=resamples))(keys)
 
 
-@pytest.mark.parametrize("resamples", [1, 10])
+@pytest.mark.parametrize("resamples", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_inpainting_takes_the_steps_it_says(resamples):
     # nan where nothing is known: it is not looked at.
     num, sigmas = 4000, karras_sigmas(20, 10.0, 0.01)

@@ -106,6 +106,7 @@ def test_sliced_has_the_mean_of_implicit_and_the_variance_of_its_quadratic_form(
     assert abs(squares.mean() - 2 * np.sum(form**2)) < 4 * squares.std() / np.sqrt(len(values))
 
 
+@pytest.mark.slow
 def test_the_reduced_variance_is_lower_in_many_dimensions_and_may_be_higher_in_one():
     def variance(x, variance_reduced):
         loss = lambda key: sliced(  # noqa: E731
@@ -136,6 +137,7 @@ def test_through_an_energy_sliced_is_that_of_its_score(num_directions):
         sliced(KEY, dsm.score_of(lambda x: jnp.sum(x**2)), X.at[0, 1].set(jnp.nan))
 
 
+@pytest.mark.slow
 def test_directions_are_averaged():
     v = np.asarray(jax.random.rademacher(KEY, (5, 2, 3), X.dtype)).reshape(5, 6)
     s, jacobian = derivatives(X)
@@ -176,7 +178,9 @@ def test_finite_differences_are_not_divided_by_the_dimension():
     np.testing.assert_allclose(value, -3 + 0.5 * (v @ np.asarray(x)) ** 2, rtol=1e-12)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(jnp.float64, 1e-6), (jnp.float32, 1e-2)])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(jnp.float64, 1e-6), pytest.param(jnp.float32, 1e-2, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("directions", ["rademacher", "gaussian"])
 def test_the_default_step_suits_the_dtype(dtype, tolerance, directions):
     x = X.ravel()[:3].astype(dtype)

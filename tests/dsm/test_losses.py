@@ -103,6 +103,7 @@ def test_equation_2_is_explicit_score_matching_on_smoothed_data_up_to_a_constant
         assert abs(mean) < 4 * error
 
 
+@pytest.mark.slow
 def test_a_linear_score_learns_the_smoothed_gaussian():
     # The data are the population here, so the truth is made of their own moments.
     target = dsm.gaussian([1.0, -0.5], [[1.0, 0.6], [0.6, 0.8]])
@@ -236,7 +237,11 @@ def test_a_weight_over_levels_is_any_function_of_sigma():
 CONTINUOUS = [VE(0.05, 5.0), VP(), SubVP()]
 
 
-@pytest.mark.parametrize("sde", CONTINUOUS, ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize(
+    "sde",
+    [CONTINUOUS[0], *(pytest.param(sde, marks=pytest.mark.slow) for sde in CONTINUOUS[1:])],
+    ids=lambda sde: type(sde).__name__,
+)
 def test_the_continuous_loss_of_gaussian_data_is_its_integral_over_time_and_least_at_the_marginal_score(sde):
     # Data N(0, v): the marginal is N(0, m), m = alpha^2 v + std^2; at its score equation (2) is 1/2 (1/std^2 - 1/m).
     v, t_min = 2.0, 0.05

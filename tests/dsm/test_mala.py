@@ -86,7 +86,13 @@ def student_and_moments():
     return target, [0.0, 0.0], np.diag(target.covariance())
 
 
-@pytest.mark.parametrize("case", [gaussian_and_moments, wells_and_moments, student_and_moments])
+@pytest.mark.parametrize(
+    "case",
+    [
+        gaussian_and_moments,
+        *(pytest.param(case, marks=pytest.mark.slow) for case in (wells_and_moments, student_and_moments)),
+    ],
+)
 def test_moments_at_a_step_where_unadjusted_chains_would_be_wrong(case):
     target, mean, variance = case()
 

@@ -102,6 +102,7 @@ def test_equal_points_tie():
     assert found.p_value == 1
 
 
+@pytest.mark.slow
 def test_the_permutation_p_value_is_uniform_under_the_null():
     p = np.asarray(TESTS["mmd"](*repeated(0.0, 14, 20)).p_value)
     assert scipy.stats.kstest(p, "uniform").pvalue > 1e-3
@@ -119,7 +120,7 @@ def test_the_classifier_is_at_chance_under_the_null(n, m):
     assert (p <= 0.5).mean() > 0.2
 
 
-@pytest.mark.parametrize("name", TESTS)
+@pytest.mark.parametrize("name", [pytest.param("mmd", marks=pytest.mark.slow), "classifier"])
 def test_samples_that_differ_are_told_apart(name):
     shifted = TESTS[name](*repeated(2.0, 40, 40))
     assert (np.asarray(shifted.p_value) <= 0.05).mean() > 0.95

@@ -112,6 +112,7 @@ def test_the_best_log_z_for_a_fixed_energy_is_bennetts():
     assert abs(log_z - LOG_Z) < 0.2
 
 
+@pytest.mark.slow
 def test_training_learns_log_z_of_a_gaussian():
     # The data have variance 0.25 and mean 0.5 exactly; E = exp(l) (x - m)^2 / 2.
     z = np.random.default_rng(0).normal(size=(2000, 1))

@@ -128,6 +128,7 @@ def test_an_energy_has_one_deviation():
         precondition(jnp.zeros(3), 1.0, (1.0, 2.0, 3.0)).energy(jnp.zeros(()))
 
 
+@pytest.mark.slow
 def test_score_mlp_tells_levels_apart_by_more_than_the_scale_of_x(score_net):
     # The same c_in x at two levels: F = (D - c_skip x) / c_out differs only through c_noise.
     apply, _, params = score_net
@@ -147,7 +148,7 @@ def test_score_mlp_denoises_nothing_without_noise_and_forgets_x_in_much(score_ne
     np.testing.assert_allclose(near, far, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
 def test_networks_are_finite_at_every_sigma_and_keep_the_dtype(dtype):
     x = jnp.array([1.0, -2.0, 0.5], dtype)
     net, energy_net = dsm.ScoreMLP(width=8, num_blocks=1), dsm.ConditionalEnergyMLP(widths=(8, 8))
@@ -166,6 +167,7 @@ def test_networks_are_finite_at_every_sigma_and_keep_the_dtype(dtype):
         assert np.isfinite(s).all()
 
 
+@pytest.mark.slow
 def test_score_mlp_keeps_any_shape(score_net):
     net = dsm.ScoreMLP(width=8, num_blocks=1)
     x = jax.random.normal(jax.random.key(0), (2, 3))

@@ -72,6 +72,7 @@ def test_groups_of_channels_are_standardised(channels, groups):
     np.testing.assert_allclose((u**2).mean((0, 2)), 1.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_unets_start_as_the_score_of_a_smoothed_gaussian():
     x, fields = image(3, 4, 2), {"widths": (4,), "patch": 1, "num_heads": 2, "sigma_data": 0.5}
     net, energy_net = ScoreUNet(**fields), EnergyUNet(**fields)

@@ -117,6 +117,7 @@ def test_a_run_in_chunks_has_the_bits_of_the_whole():
         np.testing.assert_allclose(info.training.loss, infos.training.loss[i], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_under_fixed_parameters_the_chains_reach_the_variance_of_their_dynamics():
     # Unadjusted Langevin chains on x^2 / 2 rest at 1 / (1 - h / 2); half of 4000 chains move at each step.
     h, size = 0.4, 4000

@@ -78,8 +78,13 @@ def sample(keys, sde, num_steps, predictor, corrector_steps, r):
 
 @pytest.mark.parametrize(
     "sde, predictor, corrector_steps",
-    [(sde, "euler_maruyama", 0) for sde in SDES]
-    + [(SDES[0], "reverse_diffusion", 1), (SDES[1], "ancestral", 2), (SDES[2], "reverse_diffusion", 1)],
+    [
+        (SDES[0], "reverse_diffusion", 1),
+        (SDES[1], "ancestral", 2),
+        (SDES[2], "euler_maruyama", 0),
+        pytest.param(SDES[2], "reverse_diffusion", 1, marks=pytest.mark.slow),
+        *(pytest.param(sde, "euler_maruyama", 0, marks=pytest.mark.slow) for sde in SDES[:2]),
+    ],
     ids=lambda a: type(a).__name__ if isinstance(a, tuple) else str(a),
 )
 def test_the_steps_are_those_of_their_equations(sde, predictor, corrector_steps):
@@ -105,7 +110,11 @@ def test_many_steps_lead_to_the_data_but_for_the_first_and_the_last(sde, predict
     assert np.all(np.abs(2 * fine[1] - coarse[1] - limit) < 0.25 * np.abs(coarse[1] - limit) + 2e-3 * limit)
 
 
-@pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize(
+    "sde",
+    [SDES[0], *(pytest.param(sde, marks=pytest.mark.slow) for sde in SDES[1:])],
+    ids=lambda sde: type(sde).__name__,
+)
 def test_the_data_come_back_within_their_errors(sde):
     # 300 steps: a bias below a standard error of so many draws.
     num = 600

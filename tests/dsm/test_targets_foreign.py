@@ -38,9 +38,8 @@ class Independent:
         return -0.5 * x * x
 
 
-@pytest.mark.parametrize(
-    "distribution", [pytest.param(LikeNumPyro(), marks=pytest.mark.slow), LikeDistrax()], ids=["numpyro", "distrax"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("distribution", [LikeNumPyro(), LikeDistrax()], ids=["numpyro", "distrax"])
 def test_a_distribution_becomes_a_target(distribution):
     target = from_log_prob(distribution)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2)))

@@ -24,6 +24,10 @@ TARGETS = {
     "wells": double_wells([0.5, 1.0, 3.0], [0.2, 1.0, 2.0], D=3),
 }
 each_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+few_targets = pytest.mark.parametrize(
+    "target",
+    [pytest.param(t, marks=() if k in ("banana", "funnel") else pytest.mark.slow, id=k) for k, t in TARGETS.items()],
+)
 
 
 @each_target
@@ -37,7 +41,7 @@ def test_the_score_is_the_gradient_of_the_logdensity_however_far(target):
     assert error.max() < 1e-10
 
 
-@each_target
+@few_targets
 def test_the_sampler_has_the_mean_and_covariance_of_the_target(target):
     num = 40_000
     x = np.asarray(target.sample(jax.random.key(0), num))
@@ -103,6 +107,7 @@ def test_smoothing_the_banana_is_convolution_with_the_kernel(bend, std, spread):
         np.testing.assert_allclose(logdensities(target, jnp.asarray(x)), expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_banana_without_noise_is_itself_and_noise_may_be_traced():
     sharp = TARGETS["banana"]
     x = sharp.sample(jax.random.key(6), 10)
@@ -142,7 +147,7 @@ def test_student_t_against_scipy(dof):
         np.testing.assert_allclose(np.sum(p * np.cosh(t)) * 0.05, 1.0, rtol=1e-11)
 
 
-@pytest.mark.parametrize("dof", [0.5, 5.0])
+@pytest.mark.parametrize("dof", [pytest.param(0.5, marks=pytest.mark.slow), 5.0])
 def test_student_t_draws_are_an_f_distribution_in_an_even_direction(dof):
     target = student_t(LOCATION, SCALE, dof)
     x = np.asarray(target.sample(jax.random.key(3), 8000))
@@ -177,6 +182,7 @@ def test_wells_constants_against_quadrature():
     np.testing.assert_allclose(deep.variances, 1.0, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_wells_draws_have_the_distribution_function_of_the_density():
     # Barriers a b^2 on both sides of the change of proposal, and far from it.
     a, b = np.array([1.0, 0.5, 0.7, 1.0, 4.0]), np.array([1e-6, 1.0, 1.0, 2.0, 3.0])
@@ -210,7 +216,7 @@ def test_a_target_is_an_argument_of_jit():
         np.testing.assert_allclose(score(target, jnp.ones(2)), -4 * (1 - b) * np.ones(2), rtol=1e-14)
 
 
-@each_target
+@few_targets
 def test_float32_stays_float32(target):
     small = jax.tree.map(lambda a: a.astype(jnp.float32), target)
     x = small.sample(jax.random.key(0), 50)

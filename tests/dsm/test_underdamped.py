@@ -20,7 +20,7 @@ def stationary(h, friction, temperature, variance):
     return scipy.linalg.solve_discrete_lyapunov(M, np.outer(noise, noise))
 
 
-@pytest.mark.parametrize(("h", "temperature"), [(0.3, 1.0), (1.2, 0.5)])
+@pytest.mark.parametrize(("h", "temperature"), [pytest.param(0.3, 1.0, marks=pytest.mark.slow), (1.2, 0.5)])
 def test_positions_on_a_gaussian_are_exact_at_any_stable_step(h, temperature):
     variance, friction, num = 1.0, 1.3, 20_000
     S = stationary(h, friction, temperature, variance)

@@ -9,6 +9,7 @@ import dsm
 from experiments import bench_dsm, bench_dsm_peers
 
 
+@pytest.mark.slow
 def test_the_reference_score_is_that_of_the_smoothed_mixture():
     target = dsm.eight_gaussians(bench_dsm_peers.RADIUS, bench_dsm_peers.STD).smooth(bench_dsm_peers.SIGMA)
     x = bench_dsm_peers.check_points()[:20].astype(float)

@@ -38,7 +38,9 @@ def write_four(folder):
     return folder
 
 
-@pytest.mark.parametrize(("name", "side", "levels"), [("digits", 8, 17), ("mnist", 28, 256)])
+@pytest.mark.parametrize(
+    ("name", "side", "levels"), [("digits", 8, 17), pytest.param("mnist", 28, 256, marks=pytest.mark.slow)]
+)
 def test_pixels_are_whole_numbers_of_the_levels_in_two_halves_without_a_common_image(splits, name, side, levels):
     split = splits(name)
     sizes = {"digits": (1000, 797), "mnist": (3000, 2000)}[name]

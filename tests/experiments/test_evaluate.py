@@ -231,6 +231,7 @@ def test_sets_are_chosen_at_random_and_have_no_common_image(split):
     assert len(evaluate.groups(np.random.default_rng(0), images, 30, 2, split)) == 2
 
 
+@pytest.mark.slow
 def test_fewer_samples_than_held_out_images_are_compared_with_as_many(split, tmp_path, capsys):
     np.save(tmp_path / "few.npy", split.heldout[:70])
     metrics = evaluate.main(tmp_path / "few.npy", draws=1, out=tmp_path / "out")["metrics"]

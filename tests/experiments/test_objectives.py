@@ -58,6 +58,7 @@ def test_objectives(tmp_path):
     assert {p.stem for p in (tmp_path / "run").glob("*.png")} == {"errors", "densities", "gradient_noise", "time"}
 
 
+@pytest.mark.slow
 def test_objectives_for_one_example_are_averaged_over_perturbed_data():
     network = dsm.EnergyMLP((4,))
     x = jnp.array([[0.3, -0.2], [1.0, 0.5]])

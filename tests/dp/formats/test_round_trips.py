@@ -154,6 +154,7 @@ def test_npz_keeps_the_form_and_the_dtype(path: str, table: tuple, form: Callabl
     assert same(np.asarray(mdp.R), np.asarray(found.R)) and (mdp.mask is None) == (found.mask is None)
 
 
+@pytest.mark.slow
 @few
 @given(table=tables(), dense=st.booleans())
 def test_quantecon(table: tuple, dense: bool):
@@ -164,6 +165,7 @@ def test_quantecon(table: tuple, dense: bool):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 @few
 @given(table=tables(whole=True, square=True), dense=st.booleans())
 def test_mdptoolbox(table: tuple, dense: bool):

@@ -103,7 +103,7 @@ def car_rental_by_hand(gamma: float, *, free: int = 0, parking_cost: float = 0.0
     return v, policy
 
 
-@pytest.mark.parametrize("changes", [{}, {"free_moves": 1, "parking_cost": 4.0}])
+@pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.slow), {"free_moves": 1, "parking_cost": 4.0}])
 def test_jack_moves_his_cars(changes):
     mdp = jacks_car_rental(**changes)
     assert_allclose(mdp.P.sum(-1)[np.asarray(mdp.mask)], 1, atol=1e-14)
