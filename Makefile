@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 .PHONY: help demo test test-all bench check format clean
 help:
 	@echo "make demo      every experiment at small size, one table, results/tour/index.html (about 4 minutes)"
-	@echo "make test      the tests (5 to 7 minutes on 2 cores)"
+	@echo "make test      the tests (5 minutes on 2 cores)"
 	@echo "make test-all  the tests and the slow ones"
 	@echo "make bench     dp against other libraries on seven models, on one core and on two (about an hour)"
 	@echo "make check     ruff and pyright"
