@@ -7,6 +7,7 @@ all sets of the same number of images, against the same held-out ones.
     python -m experiments.evaluate my_samples.npz --data-set digits
 """
 
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +51,7 @@ def main(
     for name, low in {"num_samples": LEAST, "draws": 1, "split_seed": 0}.items():
         record.require(arguments[name] >= low, f"{name} must be at least {low}, got {arguments[name]}")
     record.require_run(seed, out)
+    start, clock = time.perf_counter(), record.Clock()
     split = data.load(data_set, seed=split_seed, folder=folder)
     images = image_files.read(samples, split.shape, split.levels)
     record.require(len(images) >= LEAST, f"{samples}: {len(images)} images; at least {LEAST} are needed")
@@ -82,9 +84,8 @@ def main(
         "samples": images_figures.samples(sets[SAMPLES][0], rng.permutation(split.heldout), split),
         "neighbours": images_figures.neighbours(sets[SAMPLES][0][:12], split),
     }
-    return record.write(
-        out, arguments=arguments, metrics=metrics, figures=figures, clock=record.Clock(), dtype="float32"
-    )
+    clock.run_seconds = time.perf_counter() - start
+    return record.write(out, arguments=arguments, metrics=metrics, figures=figures, clock=clock, dtype="float32")
 
 
 def groups(rng: np.random.Generator, images: np.ndarray, num: int, draws: int, split: Split) -> list[np.ndarray]:

@@ -165,8 +165,12 @@ class Sampling(NamedTuple):
 def sample(key: Key[Array, ""], params: Any, *, model: Model, how: Sampling, num: int) -> Float[Array, "num D"]:
     """Draw num images in units of x; with guidance the labels 0, 1, ... 9, 0, ... in turn."""
     draw = partial(_draw, model.score(params), how=how, size=math.prod(model.shape))
-    labels = jnp.arange(num, dtype=jnp.int32) % NUM_CLASSES
-    return jax.lax.map(lambda each: draw(*each), (jax.random.split(key, num), labels), batch_size=min(TILE, num))
+    return jax.lax.map(lambda each: draw(*each), (jax.random.split(key, num), in_turn(num)), batch_size=min(TILE, num))
+
+
+def in_turn(num: int) -> Int[Array, " num"]:
+    """Return the labels 0, 1, ... 9, 0, ..., num of them."""
+    return jnp.arange(num, dtype=jnp.int32) % NUM_CLASSES
 
 
 def told(model: Model, score: Callable[..., Array], label: Array) -> Callable[..., Array]:
@@ -209,7 +213,7 @@ def trajectory(
 
     Labels 0, 1, ... in turn, where the model knows them.
     """
-    sigmas, labels = how.sigmas(), jnp.arange(num, dtype=jnp.int32) % NUM_CLASSES
+    sigmas, labels = how.sigmas(), in_turn(num)
     at = np.unique(np.linspace(0, how.levels - 1, stops - 1).round().astype(int))
     size = math.prod(model.shape)
     x = how.sigma_max * jax.random.normal(key, (num, size), jnp.float32)
@@ -237,7 +241,7 @@ def interpolate(
 
     Every pair has one label, 0, 1, ... in turn, where the model knows them.
     """
-    sigmas, labels = how.sigmas(), jnp.repeat(jnp.arange(num, dtype=jnp.int32) % NUM_CLASSES, steps)
+    sigmas, labels = how.sigmas(), jnp.repeat(in_turn(num), steps)
     size = math.prod(model.shape)
     first, second = jax.random.normal(key, (2, num, 1, size), jnp.float32)
     angle = jnp.linspace(0, jnp.pi / 2, steps, dtype=jnp.float32)[None, :, None]
@@ -251,8 +255,8 @@ def by_class(
     """Draw `each` images of every class with a weight of guidance, 0 to 9 in turn, by `edm.heun`; a key, one noise."""
     how = how._replace(sampler="heun", guidance=weight)
     draw = partial(_draw, score, how=how, size=math.prod(model.shape))
-    labels = jnp.tile(jnp.arange(NUM_CLASSES, dtype=jnp.int32), each)
-    return jax.jit(jax.vmap(draw))(jax.random.split(key, len(labels)), labels)
+    num = each * NUM_CLASSES
+    return jax.jit(jax.vmap(draw))(jax.random.split(key, num), in_turn(num))
 
 
 def upper_half(shape: tuple[int, ...]) -> Bool[np.ndarray, " D"]:
