@@ -95,7 +95,7 @@ def reference(solver: str):
 
 # Enough to run every operation of every form; the rest takes minutes to compile.
 OFTEN = {
-    *(("ragged", solver) for solver in ("solve",)),
+    ("ragged", "solve"),
     ("successors", "prioritised_sweeping"),
     ("steps", "modified"),
 }

@@ -15,7 +15,7 @@ gradients = jax.jit(jax.vmap(lambda target, x: jax.grad(target.logdensity)(x), (
 
 TARGETS = {"ring": ring(1.5, 0.3), "moons": two_moons(0.25), "board": checkerboard(0.4)}
 each_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
-# Compiling is what takes the time, of the board as long as of the others together.
+# Compiling takes the time, of the board as long as of the others together.
 few_targets = pytest.mark.parametrize(
     "target", [pytest.param(t, marks=() if k == "moons" else pytest.mark.slow, id=k) for k, t in TARGETS.items()]
 )
